@@ -29,9 +29,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors, of any shape and on any device, as one safetensors file at `path`.
 
     Equal tensors and metadata give equal bytes. Whatever stops the write, `path` holds its old content or the

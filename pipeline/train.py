@@ -1,0 +1,57 @@
+"""Stage `train`: `python -m pipeline.train MODEL` trains one entry of params.yaml's models, all seeds."""
+
+import sys
+from pathlib import Path
+
+from torch import Tensor
+
+from randomz.batches import load_split
+from randomz.checkpoint import save_tensors
+from randomz.devices import Done, choose_device, each_seed
+from randomz.files import write_csv
+from randomz.models import load_kind
+from randomz.params import load_params
+from randomz.progress import progress
+from randomz.stage import run_stage
+from randomz.trainer import Data, Row, Say, build_seeded, fit
+from randomz.tracking import LiveRuns
+
+
+def train(name: str) -> None:
+    """Fit every seed; write weights and history once all are done."""
+    params = load_params()
+    config = params.model(name)
+    device = choose_device()
+    kind = load_kind(config.kind)
+    data = Data(
+        train=load_split(Path("data/train.safetensors"), device),
+        validation=load_split(Path("data/validation.safetensors"), device),
+    )
+
+    def task(seed: int, say: Say) -> dict[str, Tensor]:
+        model = build_seeded(lambda: kind.build(config, params.network), seed).to(device)
+        for row in fit(model, kind.loss, data, params.train, seed):
+            say(row)
+        return {key: tensor.cpu() for key, tensor in model.state_dict().items()}
+
+    rows: list[Row] = []
+    states: dict[int, dict[str, Tensor]] = {}
+    total = params.train.epochs * len(params.seeds)
+    with (
+        progress(f"train {name}", total, "epoch") as bar,
+        LiveRuns(params.publish.experiment, name, config.kind, params.seeds) as live,
+    ):
+        for event in each_seed(task, params.seeds, device):
+            if isinstance(event, Done):
+                states[event.seed] = event.result
+            else:
+                rows.append(event.row)
+                live.log(event.seed, event.row)
+                bar.advance({"loss": event.row["validation_total"]})
+    for seed, state in states.items():
+        save_tensors(Path(f"artifacts/{name}/weights/seed-{seed}.safetensors"), state)
+    write_csv(Path(f"reports/{name}/history.csv"), sorted(rows, key=lambda row: (row["seed"], row["epoch"])))
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage(f"train@{sys.argv[1]}", lambda: train(sys.argv[1])))

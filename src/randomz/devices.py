@@ -1,0 +1,135 @@
+"""Which device a stage runs on, and its seeds side by side: in processes on a CPU, one after the other on a GPU."""
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+VARIABLE = "RANDOMZ_DEVICE"
+PR_SET_PDEATHSIG = 1
+
+
+class DeviceError(RuntimeError):
+    """The device asked for is not to be had, or a process on it died."""
+
+
+def choose_device() -> torch.device:
+    """The device that RANDOMZ_DEVICE names: auto (cuda where there is one, else cpu), cpu or cuda."""
+    asked = os.environ.get(VARIABLE, "auto")
+    if asked not in {"auto", "cpu", "cuda"}:
+        raise DeviceError(f"{VARIABLE}: found {asked!r}; accepted: auto, cpu, cuda")
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"{VARIABLE}: found 'cuda', but torch {torch.__version__} sees no CUDA device; accepted: cpu")
+    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Something that a seed has to say while it runs."""
+
+    seed: int
+    row: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a seed came to."""
+
+    seed: int
+    result: Any
+
+
+@dataclass(frozen=True)
+class _Failed:
+    seed: int
+    error: str
+
+
+Task = Callable[[int, Callable[[dict[str, float]], None]], Any]
+
+
+def each_seed(task: Task, seeds: Sequence[int], device: torch.device) -> Iterator[Progress | Done]:
+    """Run `task(seed, say)` for every seed; yield what each says while it runs and, at its end, its result.
+
+    On a CPU every seed is a process with its own share of the cores, so results depend on neither order nor load.
+    Raises DeviceError that names the seed when one fails; the others are stopped.
+    """
+    if device.type == "cpu" and len(seeds) > 1:
+        yield from _in_processes(task, seeds)
+        return
+    for seed in seeds:
+        said: list[dict[str, float]] = []
+        result = task(seed, said.append)
+        yield from (Progress(seed, row) for row in said)
+        yield Done(seed, result)
+
+
+def _in_processes(task: Task, seeds: Sequence[int]) -> Iterator[Progress | Done]:
+    threads = max(1, (os.cpu_count() or 1) // len(seeds))
+    # A forked child starts at once; a fresh interpreter would spend eight seconds on importing torch again.
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    listening: dict[Connection, int] = {}
+    processes = []
+    for seed in seeds:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_child, args=(task, seed, sender, threads, os.getpid()), daemon=True)
+        process.start()
+        sender.close()
+        listening[receiver] = seed
+        processes.append(process)
+    try:
+        yield from _listen(listening)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _listen(listening: dict[Connection, int]) -> Iterator[Progress | Done]:
+    while listening:
+        for receiver in wait(list(listening)):
+            assert isinstance(receiver, Connection)
+            seed = listening[receiver]
+            try:
+                message = pickle.loads(receiver.recv_bytes())  # noqa: S301 (our own child wrote it)
+            except EOFError as error:
+                raise DeviceError(f"seed {seed}: its process died without a word (out of memory, or killed)") from error
+            if isinstance(message, _Failed):
+                raise DeviceError(f"seed {seed}: {message.error}")
+            if isinstance(message, Done):
+                del listening[receiver]
+            yield message
+
+
+def _child(task: Task, seed: int, sender: Connection, threads: int, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears ctrl-C and ends its children
+    die_with_parent(parent)
+    torch.set_num_threads(threads)
+    # Pickled by value: torch's own way of sending a tensor needs a sender that lives until it is read.
+    send: Callable[[Any], None] = lambda message: sender.send_bytes(pickle.dumps(message))  # noqa: E731
+    try:
+        with threadpool_limits(threads):
+            send(Done(seed, task(seed, lambda row: send(Progress(seed, row)))))
+    except Exception as error:  # noqa: BLE001 (whatever it is, the parent has to hear of it)
+        detail = "" if isinstance(error, ValueError) else "\n" + traceback.format_exc()
+        send(_Failed(seed, f"{error}{detail}"))
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent dies, so that no orphan writes what a second run writes too."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,248 @@
+"""params.yaml -> validated, frozen config objects.
+
+Every stage reads the whole file through `load_params`, so a mistake anywhere stops the first stage that runs,
+before any training. There are no defaults: params.yaml says everything, and a key that is not declared here is an error.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+PARAMS_FILE = Path("params.yaml")
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+
+
+class ParamsError(ValueError):
+    """params.yaml cannot be used; the message names each key, what was found and what is accepted."""
+
+
+class _Config(BaseModel):  # what each key means stands beside it in params.yaml
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PrepareConfig(_Config):
+    validation: Annotated[int, Field(ge=1000, le=30000)]
+    seed: Seed
+
+
+class JudgeConfig(_Config):
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: NonNegative
+    shift: Annotated[float, Field(ge=0, le=0.3)]
+    rotation: Annotated[float, Field(ge=0, le=45)]
+    seed: Seed
+
+
+class YardstickConfig(_Config):
+    samples: Annotated[int, Field(ge=500, le=10000)]
+    neighbours: Annotated[int, Field(ge=1, le=50)]
+    accept: Share
+    seed: Seed
+
+
+class TrainConfig(_Config):
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=1, le=10000)]
+    learning_rate: Positive
+    weight_decay: NonNegative
+    warmup: Share
+
+
+class NetworkConfig(_Config):
+    width: Count
+    depth: Count
+
+
+class _Model(_Config):
+    likelihood: Literal["bernoulli", "gaussian"]
+    sigma: Positive | Literal["calibrated"] | None = None
+
+    @model_validator(mode="after")
+    def _sigma_belongs_to_gaussian(self) -> "_Model":
+        if (self.likelihood == "gaussian") != (self.sigma is not None):
+            accepted = "a number > 0 or calibrated" if self.likelihood == "gaussian" else "no such key"
+            raise ValueError(f"sigma is {self.sigma}; with likelihood {self.likelihood} {accepted} is accepted")
+        return self
+
+
+class AEConfig(_Model):
+    kind: Literal["ae"]
+    dimensions: Count
+
+
+class VAEConfig(_Model):
+    kind: Literal["vae"]
+    dimensions: Count
+    beta: NonNegative
+
+
+class VQVAEConfig(_Model):
+    kind: Literal["vqvae"]
+    grid: Annotated[int, Field(ge=1, le=28)]
+    codes: Annotated[int, Field(ge=2)]
+    dimensions: Count
+    beta: NonNegative
+    codebook: Literal["ema", "gradient"]
+    decay: Share
+    start: Literal["kmeans", "sample"]
+    restart: NonNegative
+
+
+ModelConfig = Annotated[AEConfig | VAEConfig | VQVAEConfig, Field(discriminator="kind")]
+
+
+class DensityPriorConfig(_Config):
+    components: Annotated[int, Field(ge=1, le=1000)]
+    iterations: Count
+
+
+class CodePriorConfig(_Config):
+    width: Count
+    depth: Count
+    heads: Count
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: NonNegative
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "CodePriorConfig":
+        if self.width % self.heads:
+            raise ValueError(f"heads is {self.heads}; a divisor of width {self.width} is accepted")
+        return self
+
+
+class PriorConfig(_Config):
+    ae: DensityPriorConfig
+    vae: DensityPriorConfig
+    vqvae: CodePriorConfig
+
+
+class EvaluateConfig(_Config):
+    samples: Annotated[int, Field(ge=500, le=10000)]
+    bound_images: Annotated[int, Field(ge=10, le=10000)]
+    probe_images: Annotated[int, Field(ge=100)]
+
+
+class PublishConfig(_Config):
+    experiment: Annotated[str, Field(min_length=1)]
+
+
+class Params(_Config):
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    prepare: PrepareConfig
+    judge: JudgeConfig
+    yardstick: YardstickConfig
+    network: NetworkConfig
+    train: TrainConfig
+    models: Annotated[dict[ModelName, ModelConfig], Field(min_length=1)]
+    prior: PriorConfig
+    evaluate: EvaluateConfig
+    publish: PublishConfig
+
+    @model_validator(mode="after")
+    def _seeds_are_unique(self) -> "Params":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds is {list(self.seeds)}; a list without repeats is accepted")
+        return self
+
+    def model(self, name: str) -> AEConfig | VAEConfig | VQVAEConfig:
+        """The entry of one model. Raises ParamsError that lists the names when there is no such entry."""
+        if name not in self.models:
+            raise ParamsError(f"{PARAMS_FILE}: models.{name}: no such entry; accepted: {', '.join(self.models)}")
+        return self.models[name]
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """The validated content of params.yaml.
+
+    Raises ParamsError that lists every wrong key with its path, the value found and what is accepted.
+    """
+    try:
+        # The parser that DVC uses: both must read 1e-3 as a number and refuse a repeated key.
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read ({error.strerror}); a YAML file is accepted") from error
+    except YAMLError as error:
+        raise ParamsError(f"{path}: is not valid YAML: {error}") from error
+    try:
+        # Through JSON, so that strict validation takes a YAML list for a tuple and nothing else for anything.
+        return Params.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        lines = [_explain(problem, raw) for problem in error.errors(include_url=False)]
+        raise ParamsError("\n".join(f"{path}: {line}" for line in lines)) from error
+
+
+def _explain(problem: Any, raw: Any) -> str:  # noqa: ANN401 (pydantic's error dict and parsed YAML are untyped)
+    location = [str(part) for part in _without_tags(problem["loc"], raw)]
+    key, found = ".".join(location) or "the file", problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key (found {found!r}); accepted: {_accepted_keys(location, raw)}"
+    if problem["type"] == "missing":
+        return f"{key}: missing key; it has to be there"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{key}: {message}" if isinstance(found, dict) else f"{key}: found {found!r}; {message}"
+
+
+def _without_tags(location: Sequence[str | int], raw: Any) -> list[str | int]:  # noqa: ANN401
+    """A location without the union tags that pydantic puts between a model's name and its key."""
+    kept: list[str | int] = []
+    node = raw
+    for position, part in enumerate(location):
+        inside = isinstance(node, dict) and part in node
+        if inside or (isinstance(node, list) and isinstance(part, int)):
+            node = node[part]
+        elif (
+            position < len(location) - 1
+            or (kept[:1] == ["models"] and part in {"ae", "vae", "vqvae"})
+            or part in {"[key]", "float", "constrained-float"}
+            or str(part).startswith("literal[")
+        ):
+            continue
+        kept.append(part)
+    return kept
+
+
+def _accepted_keys(location: list[str], raw: Any) -> str:  # noqa: ANN401
+    """The keys that the section which holds the last part of a location accepts."""
+    config: Any = Params
+    node = raw
+    for part in location[:-1]:
+        node = node[part]
+        if part == "models":
+            continue
+        if isinstance(config, type) and part in config.model_fields:
+            config = config.model_fields[part].annotation
+        else:
+            kinds = {"ae": AEConfig, "vae": VAEConfig, "vqvae": VQVAEConfig}
+            config = kinds[node["kind"]]
+    return ", ".join(config.model_fields)
+
+
+def main() -> int:
+    """`python -m randomz.params`: say whether params.yaml is in order."""
+    try:
+        load_params()
+    except ParamsError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

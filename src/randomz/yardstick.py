@@ -1,0 +1,170 @@
+"""One yardstick for all: how good a set of images is, beside what real digits and deliberate failures get.
+
+The floor is what as many real training images get against the same test images; the controls are sets that a
+metric has to refuse. Both are measured once and saved with the reference features, so that every model's figures
+come from the same numbers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from randomz.batches import Split, pixels
+from randomz.checkpoint import load_tensors, save_tensors
+from randomz.judge import CLASSES, Judge, split_features
+from randomz.params import YardstickConfig
+from randomz.quality.digits import ClassManifolds, class_entropy, digit_rate, fit_class_manifolds
+from randomz.quality.frechet import FeatureStatistics, feature_statistics, frechet_distance
+from randomz.quality.kernel import kernel_distance
+from randomz.quality.manifold import manifold_metrics, neighbour_radii
+from randomz.quality.memory import authenticity, nearest_gaps
+from randomz.seeding import generator
+
+BLUR_SIGMA = 2.0  # pixels
+PICTURED = 100
+MANIFOLD_PREFIX = "manifolds."
+
+Quality = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Features of the real images that every sample set is held against."""
+
+    test: Float[Tensor, "N F"]
+    test_radii: Float[Tensor, " N"]
+    training: Float[Tensor, "T F"]
+    training_gaps: Float[Tensor, " T"]
+    manifolds: ClassManifolds
+    statistics: FeatureStatistics
+    neighbours: int
+
+    def quality(self, judge: Judge, images: Float[Tensor, "M 1 28 28"]) -> Quality:
+        """Every sample-quality figure of a set of images. Raises ValueError for pixels that are not in [0, 1]."""
+        return self.quality_of_features(judge, judge.features(images))
+
+    def quality_of_features(self, judge: Judge, features: Float[Tensor, "M F"]) -> Quality:
+        """The same for a set whose features are at hand."""
+        manifold = manifold_metrics(self.test, features, self.neighbours, self.test_radii)
+        return {
+            "fd": self.distance(features),
+            "kid": kernel_distance(features, self.test),
+            "precision": manifold.precision,
+            "recall": manifold.recall,
+            "density": manifold.density,
+            "coverage": manifold.coverage,
+            "digit_rate": digit_rate(self.manifolds, features),
+            "class_entropy": class_entropy(judge.classes(features), CLASSES),
+            "authenticity": authenticity(features, self.training, self.training_gaps),
+        }
+
+    def distance(self, features: Float[Tensor, "M F"]) -> float:
+        """Frechet distance to the test images."""
+        return frechet_distance(feature_statistics(features), self.statistics)
+
+    def save(self, path: Path) -> None:
+        """Write everything but the statistics, which follow from the test features."""
+        manifolds = {MANIFOLD_PREFIX + name: tensor for name, tensor in self.manifolds.to_tensors().items()}
+        tensors = {
+            "test": self.test,
+            "test_radii": self.test_radii,
+            "training": self.training,
+            "training_gaps": self.training_gaps,
+            "neighbours": torch.tensor(self.neighbours),
+        }
+        save_tensors(path, tensors | manifolds)
+
+
+def load_yardstick(path: Path, device: torch.device) -> Yardstick:
+    """The yardstick that the stage of this name saved. Raises ValueError or OSError when it cannot be read."""
+    tensors = {name: tensor.to(device) for name, tensor in load_tensors(path).items()}
+    prefixed = {name: tensor for name, tensor in tensors.items() if name.startswith(MANIFOLD_PREFIX)}
+    manifolds = ClassManifolds.from_tensors({name.removeprefix(MANIFOLD_PREFIX): t for name, t in prefixed.items()})
+    return Yardstick(
+        test=tensors["test"],
+        test_radii=tensors["test_radii"],
+        training=tensors["training"],
+        training_gaps=tensors["training_gaps"],
+        manifolds=manifolds,
+        statistics=feature_statistics(tensors["test"]),
+        neighbours=int(tensors["neighbours"]),
+    )
+
+
+def build_yardstick(judge: Judge, train: Split, validation: Split, test: Split, config: YardstickConfig) -> Yardstick:
+    """Features of all splits, and what follows from them. The digit rule is calibrated on validation images."""
+    features = split_features(judge, test)
+    training = split_features(judge, train)
+    held_out = split_features(judge, validation)
+    return Yardstick(
+        test=features,
+        test_radii=neighbour_radii(features, config.neighbours),
+        training=training,
+        training_gaps=nearest_gaps(training),
+        manifolds=fit_class_manifolds(training, train.labels, held_out, config.accept),
+        statistics=feature_statistics(features),
+        neighbours=config.neighbours,
+    )
+
+
+def measure_floor(
+    yardstick: Yardstick, judge: Judge, train: Split, validation: Split, config: YardstickConfig
+) -> Quality:
+    """What real training images get: the best that samples can hope for.
+
+    Authenticity and digit rate are those of validation images, which the judge never saw: training images are all
+    copies of themselves.
+    """
+    floor = yardstick.quality_of_features(
+        judge, yardstick.training[_draw(train, config, "floor").to(train.images.device)]
+    )
+    held_out = split_features(judge, validation)
+    return floor | {
+        "digit_rate": digit_rate(yardstick.manifolds, held_out),
+        "authenticity": authenticity(held_out, yardstick.training, yardstick.training_gaps),
+    }
+
+
+def measure_controls(yardstick: Yardstick, judge: Judge, train: Split, config: YardstickConfig) -> dict[str, Quality]:
+    """What each control gets."""
+    return {name: yardstick.quality(judge, pixels(images)) for name, images in controls(train, config).items()}
+
+
+def controls(train: Split, config: YardstickConfig) -> dict[str, UInt8[Tensor, "M 28 28"]]:
+    """Sets that fail on purpose: no digits, ruined digits, one class only, and no new digits."""
+    device = train.images.device
+    drawn = train.images[_draw(train, config, "controls").to(device)]
+    noise = torch.randint(0, 256, drawn.shape, generator=generator("noise control", config.seed), dtype=torch.uint8)
+    order = torch.rand(len(drawn), 784, generator=generator("shuffled control", config.seed)).argsort(1).to(device)
+    ones = train.images[train.labels == 1]
+    again = torch.arange(len(drawn), device=device) % len(ones)
+    return {
+        "noise": noise.to(device),
+        "shuffled": drawn.flatten(1).gather(1, order).view_as(drawn),
+        "blurred": (blur(pixels(drawn)) * 255).round().to(torch.uint8)[:, 0],
+        "one_class": ones[again],
+        "copied": train.images[_draw(train, config, "copied").to(device)],
+    }
+
+
+def control_pictures(train: Split, config: YardstickConfig) -> dict[str, UInt8[Tensor, "100 28 28"]]:
+    """The first hundred images of each control, and real ones beside them."""
+    real = train.images[_draw(train, config, "controls").to(train.images.device)]
+    return {name: images[:PICTURED] for name, images in {"real": real, **controls(train, config)}.items()}
+
+
+def blur(images: Float[Tensor, "N 1 28 28"]) -> Float[Tensor, "N 1 28 28"]:
+    """A Gaussian blur with a standard deviation of 2 pixels."""
+    offsets = torch.arange(-6, 7, device=images.device)
+    kernel = torch.exp(-0.5 * (offsets / BLUR_SIGMA).square())
+    kernel = kernel / kernel.sum()
+    across = functional.conv2d(images, kernel.view(1, 1, 1, -1), padding=(0, 6))
+    return functional.conv2d(across, kernel.view(1, 1, -1, 1), padding=(6, 0)).clamp(0, 1)
+
+
+def _draw(train: Split, config: YardstickConfig, purpose: str) -> Tensor:
+    return torch.randperm(len(train), generator=generator(purpose, config.seed))[: config.samples]
