@@ -46,8 +46,11 @@ def evaluate(name: str) -> None:
                 bar.advance({})
     model = load_model(params, name, Path(f"artifacts/{name}/weights/seed-{params.seeds[0]}.safetensors"), device)
     tree = describe(model, kind, [measured[seed][0] for seed in params.seeds], ruler)
-    for seed, (_, pictures) in measured.items():
+    for seed, (figures, pictures) in measured.items():
         save_tensors(Path(f"artifacts/{name}/pictures/seed-{seed}.safetensors"), pictures)
+        # The figures stand beside the pictures because `report` depends on the folder of all models' artifacts:
+        # dvc.yaml cannot name one file for each entry of params.yaml in a single stage.
+        write_json(Path(f"artifacts/{name}/pictures/seed-{seed}.json"), figures)
     write_json(Path(f"reports/{name}/metrics.json"), tree)
 
 

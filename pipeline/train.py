@@ -14,7 +14,7 @@ from randomz.params import load_params
 from randomz.progress import progress
 from randomz.stage import run_stage
 from randomz.trainer import Data, Row, Say, build_seeded, fit
-from randomz.tracking import LiveRuns
+from randomz.live import LiveRuns
 
 
 def train(name: str) -> None:

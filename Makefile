@@ -1,0 +1,58 @@
+# Needs nothing but python3 with venv: uv is taken from the PATH, or installed into .tools/ on first use.
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+PYTHON := .venv/bin/python
+DVC := $(PYTHON) -m dvc
+
+# Stages start `python` by name: the environment's comes first. Threads that wait asleep leave the cores to others.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export OMP_WAIT_POLICY := passive
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lint format ui report clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+reproduce: .venv/main  ## train, measure and compare everything that is not up to date; mirror it into MLflow
+	$(PYTHON) -m randomz.params
+	$(DVC) repro
+	$(PYTHON) -m pipeline.publish
+	@echo "The comparison: reports/report.md    Runs: make ui"
+
+test: .venv/dev  ## run the tests
+	$(PYTHON) -m pytest
+
+lint: .venv/dev  ## style, types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+format: .venv/dev  ## put the code into the form that lint wants
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+ui: .venv/main  ## MLflow's pages at http://127.0.0.1:5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PYTHON) -m mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
+
+report:  ## say where the report is
+	@echo "$(CURDIR)/reports/report.md"
+
+setup: .venv/dev  ## the environment with test and lint tools
+
+clean:  ## remove the environment, data, models and scratch files; committed results stay
+	rm -rf .venv .tools data artifacts scratch
+
+.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/python -m pip install --quiet uv
+
+# Byte code is compiled once here: a stage would otherwise spend seconds on it at every start.
+.venv/main: pyproject.toml uv.lock | $(filter .tools/bin/uv,$(UV))
+	$(UV) sync --frozen --no-default-groups --inexact --compile-bytecode --quiet
+	@touch $@
+
+.venv/dev: pyproject.toml uv.lock | $(filter .tools/bin/uv,$(UV))
+	$(UV) sync --frozen --group test --group lint --compile-bytecode --quiet
+	@touch $@ .venv/main

@@ -1,0 +1,167 @@
+"""The real `dvc repro` on a tiny workspace: what it leaves, what it repeats, and what an edit makes stale."""
+
+import csv
+import json
+import shutil
+
+import networkx
+import pytest
+from dvc.repo import Repo
+from workspace import edit_params, make_workspace, run
+
+from randomz.checkpoint import load_tensors
+
+pytestmark = pytest.mark.slow
+MODELS = ("ae", "vae", "vqvae")
+QUALITY = {"fd", "kid", "precision", "recall", "density", "coverage", "digit_rate", "class_entropy", "authenticity"}
+SAMPLERS = {
+    "ae": {"standard_normal", "gaussian", "gmm", "posterior"},
+    "vae": {"standard_normal", "gaussian", "gmm", "posterior"},
+    "vqvae": {"uniform", "position", "autoregressive", "posterior"},
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    made = tmp_path_factory.mktemp("end-to-end") / "workspace"
+    make_workspace(made)
+    run(made, "dvc", "repro")
+    run(made, "git", "add", ".")
+    run(made, "git", "commit", "--quiet", "-m", "results")
+    return made
+
+
+def metrics(workspace):
+    return json.loads((workspace / "reports/metrics.json").read_text())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_metrics_hold_every_figure_of_every_sampler(workspace, model):
+    tree = metrics(workspace)["models"][model]
+    assert set(tree["sampling"]) == SAMPLERS[model]
+    for sampler in tree["sampling"].values():
+        assert set(sampler) == QUALITY | {"fd_ratio"}
+        assert all(len(figure["per_seed"]) == 2 for figure in sampler.values())
+    assert set(tree["reconstruction"]) >= {"squared_error", "mse", "psnr", "ssim", "fd_reconstruction", "pca_mse"}
+    assert set(tree["latent"]) == {"knn_accuracy", "linear_accuracy", "fd_interpolation"}
+
+
+def test_metrics_hold_what_belongs_to_a_kind(workspace):
+    tree = metrics(workspace)
+    assert set(tree["models"]["vae"]["kl"]) >= {"kl_nats", "active_units", "elbo", "bound"}
+    assert set(tree["models"]["vae"]["kl"]["bound"]) == {"1", "10", "100", "1000"}
+    assert set(tree["models"]["vqvae"]["codebook"]) >= {"perplexity", "usage", "entropy_bits", "prior_bits_per_code"}
+    assert set(tree["floor"]) == QUALITY
+    assert set(tree["controls"]) == {"noise", "shuffled", "blurred", "one_class", "copied"}
+    assert len(tree["claims"]) == 8
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_history_has_a_row_for_each_seed_and_epoch(workspace, model):
+    with (workspace / f"reports/{model}/history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["epoch"]) for row in rows] == [("0", "1"), ("0", "2"), ("1", "1"), ("1", "2")]
+    assert all(float(row["validation_total"]) > 0 for row in rows)
+
+
+def test_a_second_run_does_nothing(workspace):
+    before = metrics(workspace)
+    assert "Running stage" not in run(workspace, "dvc", "repro").stdout
+    assert metrics(workspace) == before
+    assert json.loads(run(workspace, "dvc", "status", "--json").stdout) == {}
+
+
+def test_training_again_gives_the_same_bytes(workspace):
+    weights = workspace / "artifacts/vqvae/weights/seed-1.safetensors"
+    before = weights.read_bytes()
+    run(workspace, "dvc", "repro", "--force", "--single-item", "train@vqvae")
+    assert weights.read_bytes() == before
+    assert "quantiser.codebook" in load_tensors(weights)
+
+
+def test_mlflow_mirrors_the_files(workspace):
+    assert run(workspace, "python", "-m", "pipeline.publish", "--check").returncode == 0
+
+
+def test_the_commands_that_a_reader_uses(workspace):
+    assert "fd_ratio" in run(workspace, "dvc", "metrics", "show", "--md").stdout
+    assert "history" in run(workspace, "dvc", "plots", "show", "--json").stdout
+    run(workspace, "dvc", "metrics", "diff", "HEAD~1")
+
+
+FROM_TRAIN = ("train", "prior", "evaluate")
+
+
+def stages_of(*models, first="train"):
+    names = FROM_TRAIN[FROM_TRAIN.index(first) :]
+    return {f"{name}@{model}" for name in names for model in models} | {"report", "publish"}
+
+
+EVERYTHING_MEASURED = {"yardstick"} | stages_of(*MODELS, first="evaluate")
+STALENESS = [
+    ({"models.vae.beta": 4.0}, None, stages_of("vae")),
+    ({"models.vqvae.decay": 0.9}, None, stages_of("vqvae")),
+    ({"prior.vqvae.epochs": 2}, None, stages_of("vqvae", first="prior")),
+    ({"prior.ae.components": 3}, None, stages_of("ae", first="prior")),
+    ({"train.epochs": 3}, None, stages_of(*MODELS)),
+    ({"seeds": [0, 1, 2]}, None, stages_of(*MODELS)),
+    ({"evaluate.samples": 250}, None, stages_of(*MODELS, first="evaluate")),
+    ({"yardstick.neighbours": 4}, None, EVERYTHING_MEASURED),
+    ({"judge.epochs": 3}, None, {"judge"} | EVERYTHING_MEASURED),
+    ({"publish.experiment": "other"}, None, {"publish"}),
+    ({}, "src/randomz/models/vqvae.py", stages_of("vqvae")),
+    ({}, "src/randomz/models/vae.py", stages_of("vae")),
+    ({}, "src/randomz/priors/mixture.py", stages_of(*MODELS, first="prior")),
+    ({}, "src/randomz/quality/kernel.py", EVERYTHING_MEASURED),
+    ({}, "src/randomz/claims.py", {"report", "publish"}),
+    ({}, "pipeline/judge.py", {"judge"} | EVERYTHING_MEASURED),
+]
+
+
+@pytest.mark.parametrize(("params", "file", "expected"), STALENESS)
+def test_an_edit_makes_exactly_these_stages_stale(workspace, params, file, expected):
+    edited = workspace / (file or "params.yaml")
+    kept = edited.read_bytes()
+    try:
+        if file:
+            edited.write_bytes(kept + b"\n# an edit\n")
+        else:
+            edit_params(workspace, params)
+        changed = set(json.loads(run(workspace, "dvc", "status", "--json").stdout))
+    finally:
+        edited.write_bytes(kept)
+    assert following(workspace, changed) == expected
+
+
+def following(workspace, changed):
+    "The stages and all that come after them."
+    with Repo(str(workspace)) as repo:
+        graph = repo.index.graph  # an edge leads from a stage to one that it depends on
+        names = {stage: stage.addressing for stage in graph}
+        stale = {stage for stage in graph if names[stage] in changed}
+        return {names[stage] for node in stale for stage in (node, *networkx.ancestors(graph, node))}
+
+
+def test_a_wrong_key_stops_the_first_stage_with_one_line(workspace, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(workspace, copy)
+    edit_params(copy, {"models.vae.beta": -1.0})
+    edit_params(copy, {"models.vae.betta": 1.0})
+    done = run(copy, "dvc", "repro", check=False)
+    assert done.returncode != 0
+    assert "params.yaml: models.vae.beta: found -1.0; input should be greater than or equal to 0" in done.stderr
+    assert "params.yaml: models.vae.betta: unknown key (found 1.0); accepted: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_fourth_model_is_one_line(workspace, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(workspace, copy)
+    params = copy / "params.yaml"
+    line = "  vae-beta4: {kind: vae, likelihood: bernoulli, dimensions: 4, beta: 4.0}\n"
+    params.write_text(params.read_text().replace("models:\n", "models:\n" + line))
+    out = run(copy, "dvc", "repro").stdout
+    assert "Running stage 'train@vae-beta4'" in out
+    assert "Running stage 'train@vae'" not in out
+    assert "vae-beta4" in metrics(copy)["models"]
+    assert "vae-beta4" in (copy / "reports/report.md").read_text()
