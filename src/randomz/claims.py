@@ -7,7 +7,9 @@ means are compared, and the claim says so.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
+
+from randomz.params import ModelConfig, VQVAEConfig
 
 JUNK_RATIO = 100.0  # times the floor: two orders of magnitude, so that coarse details alone are not called junk
 JUNK_DIGITS = 0.5  # share of the real digits' rate: junk passes for a digit less than half as often as they do
@@ -20,14 +22,6 @@ PERPLEXITY_SHARE = 0.6  # of the codebook's entries: most of them carry weight, 
 ONE_SEED = "means of one seed, no interval"
 
 Tree = Mapping[str, Any]
-
-
-class HasKind(Protocol):
-    """What is asked of a model's entry in params.yaml; that of a VQ-VAE also has `codes`, K of its codebook."""
-
-    @property
-    def kind(self) -> str:
-        """`ae`, `vae` or `vqvae`."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,7 @@ class Evidence:
 
     def number(self, path: str) -> float:
         """The number at a slash-separated path. Raises ValueError when it is not there."""
-        value: float = lookup(self.tree, path)
+        value = float(lookup(self.tree, path))
         self.taken[path] = value
         return value
 
@@ -119,7 +113,7 @@ def lookup(tree: Tree, path: str) -> Any:  # noqa: ANN401 (a number or a branch)
     return node
 
 
-def model_of_kind(models: Mapping[str, HasKind], kind: str) -> str | None:
+def model_of_kind(models: Mapping[str, ModelConfig], kind: str) -> str | None:
     """The model that stands for a kind: the one named so, else the first of that kind, else None."""
     names = [name for name, config in models.items() if config.kind == kind]
     return kind if kind in names else next(iter(names), None)
@@ -261,18 +255,18 @@ QUESTIONS = (
 )
 
 
-def compute_claims(tree: Tree, models: Mapping[str, HasKind]) -> list[Claim]:
+def compute_claims(tree: Tree, models: Mapping[str, ModelConfig]) -> list[Claim]:
     """Every claim with its evidence and verdict.
 
     `tree` has `floor` and `models` as in reports/metrics.json, `models` the entries of params.yaml. Raises ValueError
     with the path of a figure that a rule needs and the tree lacks.
     """
-    sizes = {name: {"codes": config.codes} for name, config in models.items() if hasattr(config, "codes")}
+    sizes = {name: {"codes": config.codes} for name, config in models.items() if isinstance(config, VQVAEConfig)}
     facts = {**tree, "params": {"models": sizes}}
     return [_answer(question, facts, models) for question in QUESTIONS]
 
 
-def _answer(question: _Question, facts: Tree, models: Mapping[str, HasKind]) -> Claim:
+def _answer(question: _Question, facts: Tree, models: Mapping[str, ModelConfig]) -> Claim:
     names = [model_of_kind(models, kind) for kind in question.kinds]
     if None in names:
         return Claim(question.id, question.statement, {}, None)

@@ -49,9 +49,8 @@ SAMPLER_LABELS = {
     "posterior": "codes of test images",
 }
 CONTROL_LABELS = {"real": "real digits", "one_class": "one class"}
-FOOTNOTE = (
-    "FD ratio: Fréchet distance to test digits over that of real training digits. Digits: share that passes for one."
-)
+FOOTNOTE = """FD ratio: Fréchet distance to test digits, over that of real training digits.
+Digits: share of the images that passes for a digit."""
 TERM_LABELS = {
     "total": "total",
     "reconstruction": "reconstruction",
@@ -130,8 +129,8 @@ class Study:
 def number(value: float) -> str:
     """A number with three significant digits, and the minus sign of typography: 1460, 98.3, 0.00731."""
     rounded = float(f"{value:.2e}")
-    if rounded == 0 or not math.isfinite(rounded):
-        return f"{rounded:g}".replace("-", MINUS)
+    if rounded == 0:
+        return "0"
     exponent = math.floor(math.log10(abs(rounded)))
     text = f"{rounded:.2e}" if exponent < -4 else f"{rounded:.{max(0, 2 - exponent)}f}"  # noqa: PLR2004
     return text.replace("-", MINUS)
@@ -187,7 +186,8 @@ class _Page:
 
     def picture(self, page: UInt8[np.ndarray, "height width"], left: int, top: int) -> None:
         bottom = self.height - top - page.shape[0]
-        self.figure.figimage(page, left, bottom, cmap="gray", vmin=0, vmax=255, origin="upper")
+        # As colours, for a colour map of greys is off by one level here and there.
+        self.figure.figimage(np.stack([page] * 3, axis=-1), left, bottom, origin="upper")
 
     def text(self, text: str, left: int, top: int, **style: Any) -> None:  # noqa: ANN401 (matplotlib's text properties)
         self.figure.text(left / self.width, 1 - top / self.height, text, va="top", **style)
@@ -221,7 +221,7 @@ def random_z(study: Study) -> Figure:
     rows = bands(list(study.models), COLUMNS)
     width = max(2 * MARGIN + len(rows[0]) * (side + gap) - gap, 800)
     band = 2 * (panel_height(8, 2) + 34)
-    page = _Page(width, 62 + len(rows) * band + 30)
+    page = _Page(width, 62 + len(rows) * band + 50)
     page.text("Does decoding a random z give a digit?", MARGIN, MARGIN, size=19, weight="bold")
     for number_of_band, names in enumerate(rows):
         for row, (title, samplers) in enumerate((("Pure random z", RANDOM), ("z from a fitted density", FITTED))):
@@ -232,7 +232,7 @@ def random_z(study: Study) -> Figure:
                 place = (MARGIN + column * (side + gap), top + 34)
                 heading = (f"{name}: {SAMPLER_LABELS[sampler]}", study.colour(name))
                 page.panel(place, heading, _samples(study, name, sampler), 8, _scores(study, name, sampler))
-    page.text(FOOTNOTE, MARGIN, page.height - 34, size=11, color=GREY)
+    page.text(FOOTNOTE, MARGIN, page.height - 54, size=11, color=GREY)
     return page.figure
 
 
@@ -326,7 +326,7 @@ def training(study: Study) -> Figure:
         for name, history in study.histories.items()
     }
     columns = max(map(len, terms.values()))
-    figure, axes = _plots(len(terms), columns, 235)
+    figure, axes = _plots(len(terms), columns, 235 + 40 // len(terms))
     for row, (name, shown) in zip(axes, terms.items(), strict=True):
         for axis, column in zip(row, shown, strict=False):
             term = column.removeprefix("validation_")
@@ -356,9 +356,10 @@ def codebook(study: Study) -> Figure | None:
         row[0].set(xlabel="code, by rank", ylabel="share of all codes, %", ylim=(0, None))
         _curves(row[1], study, name, "dead_codes")
         row[1].set(ylabel="codes", ylim=(0, None))
+        row[1].yaxis.set_major_locator(MaxNLocator(integer=True))
         _curves(row[2], study, name, "running_perplexity")
-        _reference(row[2], size, f"K = {size}")
-        row[2].set(ylabel="codes", ylim=(0, 1.08 * size))
+        _reference(row[2], float(size), f"K = {size}")
+        row[2].set(ylabel="codes", ylim=(0, 1.25 * size))
         for axis, title in zip(row, ("use on test images", "dead codes", "running perplexity"), strict=True):
             axis.set_title(f"{name}: {title}", color=colour)
     return figure
@@ -401,8 +402,8 @@ def bounds(study: Study) -> Figure | None:
         shifted = [int(k) * 1.06 ** (place - (len(names) - 1) / 2) for k in order]
         means = [estimate.mean for estimate in estimates]
         colour, marker = study.mark(name)
-        axis.errorbar(shifted, means, yerr=_spans(estimates), color=colour, marker=marker, capsize=4, label=name)
-        axis.annotate(number(means[-1]), (shifted[-1], means[-1]), (12, 0), textcoords="offset points", va="center")
+        label = f"{name}: {number(means[-1])} at k = {order[-1]}"
+        axis.errorbar(shifted, means, yerr=_spans(estimates), color=colour, marker=marker, capsize=4, label=label)
     axis.set_xscale("log")
     axis.set_xticks([int(k) for k in order], order)
     axis.minorticks_off()
@@ -431,7 +432,7 @@ def sampling(study: Study) -> Figure:
     left.axvline(1, color=INK, linewidth=1.2, zorder=0)
     left.set_title("FD ratio (line: real digits; dotted: controls)")
     right.axvline(100 * study.metrics["floor"]["digit_rate"], color=INK, linewidth=1.2, zorder=0)
-    right.set(xlim=(-3, 116), xticks=range(0, 101, 25))
+    right.set(xlim=(-3, 124), xticks=range(0, 101, 25))
     right.set_title("share that passes for a digit, %")
     left.set_yticks(range(len(rows)), [label for label, *_ in rows])
     left.set_ylim(len(rows) - 0.4, -0.6)
@@ -471,7 +472,9 @@ def _dot(axis: Axes, y: int, estimate: Estimate, label: str, mark: Mark) -> None
         capsize=4,
         linestyle="none",
     )
-    axis.annotate(label, (estimate.highest, y), (10, 0), textcoords="offset points", va="center", fontsize=11)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    place = (estimate.highest, y)
+    axis.annotate(label, place, (10, 0), textcoords="offset points", va="center", fontsize=11, bbox=box)
 
 
 def _spans(estimates: Sequence[Estimate]) -> Float[np.ndarray, "2 estimates"]:

@@ -22,23 +22,18 @@ QUALITY = (
     "fd", "fd_ratio", "kid", "precision", "recall", "density", "coverage", "digit_rate", "class_entropy",
     "authenticity",
 )  # fmt: skip
-ORDER: Mapping[str, tuple[str, ...]] = {
-    "metrics": ("judge", "floor", "controls", "models", "claims"),
-    "model": ("kind", "parameters", "reconstruction", "latent", "kl", "codebook", "sampling"),
-    "reconstruction": ("squared_error", "mse", "pca_mse", "psnr", "ssim", "fd_reconstruction"),
-    "latent": ("knn_accuracy", "linear_accuracy", "fd_interpolation"),
-    "kl": ("kl_nats", "active_units", "elbo", "bound", "bound_standard_error", "bound_images"),
-    "codebook": (
-        "usage",
-        "perplexity",
-        "entropy_bits",
-        "prior_bits_per_code",
-        "prior_bits_per_image",
-        "nominal_bits_per_image",
-    ),
-    "controls": ("noise", "shuffled", "blurred", "one_class", "copied"),
-    "sampling": ("standard_normal", "uniform", "gaussian", "position", "gmm", "autoregressive", "posterior"),
-}
+# Of the keys in metrics.json and of the columns in the tables; a key that is not here follows these, by its name.
+ORDER = (
+    "judge", "floor", "controls", "noise", "shuffled", "blurred", "one_class", "copied", "kind", "parameters",
+    "reconstruction", "squared_error", "mse", "pca_mse", "psnr", "ssim", "fd_reconstruction",
+    "latent", "knn_accuracy", "linear_accuracy", "fd_interpolation",
+    "kl", "kl_nats", "active_units", "elbo", "bound", "bound_standard_error", "bound_images",
+    "codebook", "usage", "perplexity", "entropy_bits", "prior_bits_per_code", "prior_bits_per_image",
+    "nominal_bits_per_image",
+    "sampling", "standard_normal", "uniform", "gaussian", "position", "gmm", "autoregressive", "posterior",
+    *QUALITY, "mean", "low", "high", "per_seed",
+)  # fmt: skip
+RANK = {key: place for place, key in enumerate(ORDER)}
 TIMES = "\N{MULTIPLICATION SIGN}"
 ORACLE = "posterior"  # codes of test images: what a perfect prior would reach, and so no prior
 
@@ -70,7 +65,7 @@ MEANING: Mapping[str, str] = {
     "density": "precision that counts how many test images are near; about 1 for real digits",
     "coverage": "share of test images with a sample near",
     "digit_rate": "share that passes for a digit, by its distance to the classes",
-    "class_entropy": "evenness of the classes, from 0 (one class) up to that of real digits",
+    "class_entropy": "entropy of the classes, bits: 0 for a single one, 3.32 for ten alike",
     "authenticity": "share that is no near copy of a training image",
 }
 
@@ -82,11 +77,10 @@ def read_study(params: Params, reports: Path, artifacts: Path) -> Study:
     """
     yardstick = read_json(reports / "yardstick.json")
     models = {name: read_json(reports / name / "metrics.json") for name in params.models}
-    tree = {**yardstick, "models": {name: _ordered_model(model) for name, model in models.items()}}
-    tree["controls"] = _ordered(yardstick["controls"], ORDER["controls"])
-    tree["claims"] = [claim.to_json() for claim in compute_claims(tree, params.models)]
+    tree = in_order(yardstick) | {"models": {name: in_order(model) for name, model in models.items()}}
+    claims = [claim.to_json() for claim in compute_claims(tree, params.models)]
     return Study(
-        metrics=_ordered(tree, ORDER["metrics"]),
+        metrics=tree | {"claims": claims},
         histories={name: _read_history(reports / name / "history.csv") for name in params.models},
         pictures={
             name: [load_tensors(artifacts / name / "pictures" / f"seed-{seed}.safetensors") for seed in params.seeds]
@@ -251,14 +245,13 @@ def _sampling(study: Study) -> str:
     floor, rows = study.metrics["floor"], []
     for name, tree in study.models.items():
         for sampler, quality in tree["sampling"].items():
-            keys = _ordered(quality, QUALITY)
-            rows.append({"": f"`{name}` {sampler}"} | {key: _plus_minus(value) for key, value in keys.items()})
+            rows.append({"": f"`{name}` {sampler}"} | {key: _plus_minus(value) for key, value in quality.items()})
     others = {"real digits (floor)": floor} | {
         f"control: {_words(key)}": q for key, q in study.metrics["controls"].items()
     }
     for name, quality in others.items():
         with_ratio = {**quality, "fd_ratio": quality["fd"] / floor["fd"]}
-        rows.append({"": name} | {key: number(value) for key, value in _ordered(with_ratio, QUALITY).items()})
+        rows.append({"": name} | {key: number(value) for key, value in in_order(with_ratio).items()})
     return _table_of(rows)
 
 
@@ -379,23 +372,10 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: bool 
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *body])
 
 
-def _ordered(tree: Tree, order: Sequence[str]) -> dict[str, Any]:
-    """The same tree with the keys of `order` first, in that order, and all others after them by name."""
-    known = [key for key in order if key in tree]
-    return {key: tree[key] for key in [*known, *sorted(set(tree) - set(known))]}
-
-
-def _ordered_model(model: Tree) -> dict[str, Any]:
-    ordered = _ordered(model, ORDER["model"])
-    for section in ("reconstruction", "latent", "kl", "codebook", "sampling"):
-        if section in ordered:
-            ordered[section] = _ordered(ordered[section], ORDER[section])
-    for key in ("bound", "bound_standard_error"):
-        if key in ordered.get("kl", {}):
-            ordered["kl"][key] = dict(sorted(ordered["kl"][key].items(), key=lambda item: int(item[0])))
-    for sampler, quality in ordered["sampling"].items():
-        ordered["sampling"][sampler] = _ordered(quality, QUALITY)
-    return ordered
+def in_order(tree: Tree) -> dict[str, Any]:
+    """The same tree with its keys in one fixed order, numbers in theirs."""
+    keys = sorted(tree, key=lambda key: (RANK.get(key, len(RANK)), int(key) if key.isdigit() else 0, key))
+    return {key: in_order(tree[key]) if isinstance(tree[key], Mapping) else tree[key] for key in keys}
 
 
 def _read_history(path: Path) -> History:

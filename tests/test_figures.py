@@ -1,0 +1,190 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from fabricated import make_params, strokes, write_results
+from PIL import Image
+
+from randomz.claims import Estimate
+from randomz.figures import (
+    GAP,
+    RULE,
+    SCALE,
+    Study,
+    bands,
+    bounds,
+    codebook,
+    draw_figures,
+    grid,
+    grid_side,
+    interval,
+    kl,
+    number,
+    percent,
+    reconstructions,
+)
+from randomz.report import read_study
+
+COMMON = {"random_z", "reconstructions", "interpolations", "training", "sampling", "controls"}
+
+
+def make_study(folder, *args):
+    params = make_params(*args)
+    write_results(folder, params)
+    return read_study(params, folder / "reports", folder / "artifacts")
+
+
+def named_only(*names):
+    "A study of which only the names and kinds of the models are known."
+    return Study({"models": {name: {"kind": name.partition("-")[0]} for name in names}}, {}, {}, {})
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("four"), ("ae", "vae", "vqvae", "vae-beta4"))
+
+
+@pytest.fixture(scope="module")
+def pngs(study):
+    return draw_figures(study)
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+
+
+def places(page, part):
+    "Where a part of a page stands, as (top, left)."
+    inner = 13 * SCALE  # a line across the first row of digits
+    strip, found = part[inner].tobytes(), []
+    for y, row in enumerate(page):
+        left = row.tobytes().find(strip)
+        top = y - inner
+        if left >= 0 and np.array_equal(page[top : top + part.shape[0], left : left + part.shape[1]], part):
+            found.append((top, left))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1460.4, "1460"), (12345.6, "12300"), (98.34, "98.3"), (9.996, "10.0"), (0.999949, "1.00"), (0.95, "0.950"),
+        (0.0073149, "0.00731"), (1.5e-4, "0.000150"), (1.234e-7, "1.23e\N{MINUS SIGN}07"), (0.0, "0"), (-0.0, "0"),
+        (-98.34, "\N{MINUS SIGN}98.3"), (500.0, "500"),
+    ],
+)  # fmt: skip
+def test_numbers_have_three_digits(value, text):
+    assert number(value) == text
+
+
+def test_intervals_and_shares_are_spelled_out():
+    assert interval(Estimate(12.3, 11.94, 12.66, ())) == "12.3 (11.9\N{EN DASH}12.7)"
+    assert interval(Estimate(-99.6, -100.2, -99.0, ())) == (
+        "\N{MINUS SIGN}99.6 (\N{MINUS SIGN}100 to \N{MINUS SIGN}99.0)"
+    )
+    assert interval(Estimate(12.3, None, None, ())) == "12.3"
+    assert interval(Estimate(500.0, 500.0, 500.0, ())) == "500"
+    assert percent(Estimate(0.1234, 0.1, 0.15, ())) == "12.3 % (10.0\N{EN DASH}15.0 %)"
+    assert percent(Estimate(0.98, 0.95, 1.01, ())) == "98.0 % (95.0\N{EN DASH}100.0 %)"
+    assert percent(Estimate(0.5, None, None, ())) == "50.0 %"
+
+
+def test_image_i_stands_in_row_i_over_columns_as_ink_on_white():
+    images = torch.arange(12, dtype=torch.uint8)[:, None, None].expand(12, 28, 28).clone()
+    images[7, 3, 20] = 250
+    page = grid(images, 5)
+    step = 28 * SCALE + GAP
+    assert page.shape == (3 * step + GAP, 5 * step + GAP) == (grid_side(3), grid_side(5))
+    for i in range(12):
+        top, left = GAP + (i // 5) * step, GAP + (i % 5) * step
+        cell = page[top : top + 28 * SCALE, left : left + 28 * SCALE]
+        expected = (255 - images[i]).numpy().repeat(SCALE, 0).repeat(SCALE, 1)
+        assert np.array_equal(cell, expected)
+    inside = np.zeros(step, dtype=bool)
+    inside[GAP:] = True
+    rows, columns = np.append(np.tile(inside, 3), [False] * GAP), np.append(np.tile(inside, 5), [False] * GAP)
+    assert (page[~(rows[:, None] & columns)] == RULE).all()
+
+
+def test_bands_keep_the_order_and_are_even():
+    for count, sizes in {1: [1], 3: [3], 4: [2, 2], 5: [3, 2], 7: [3, 3, 1], 8: [3, 3, 2]}.items():
+        names = [str(i) for i in range(count)]
+        assert [len(band) for band in bands(names, 3)] == sizes
+        assert [name for band in bands(names, 3) for name in band] == names
+
+
+def test_each_figure_is_there_and_of_plausible_size(study, pngs):
+    assert set(pngs) == COMMON | {"codebook", "kl", "bounds"} | {f"samplers_{name}" for name in study.models}
+    assert sum(map(len, pngs.values())) < 3_000_000
+    for png in pngs.values():
+        image = Image.open(io.BytesIO(png))
+        image.load()
+        assert image.format == "PNG"
+        assert 700 <= image.width <= 1700
+        assert 200 <= image.height <= 3000
+        assert set(image.info) == {"dpi"}
+        assert pixels(png).std() > 5
+
+
+def test_a_figure_without_a_model_of_its_kind_is_left_out():
+    study = named_only("ae", "ae-wide")
+    assert codebook(study) is kl(study) is bounds(study) is None
+
+
+def test_the_picture_shows_random_z_above_fitted_density_and_models_side_by_side(study, pngs):
+    page = pixels(pngs["random_z"])
+    drawn = {}
+    for name, samplers in {
+        "ae": ("standard_normal", "gmm"),
+        "vae": ("standard_normal", "gmm"),
+        "vqvae": ("uniform", "autoregressive"),
+        "vae-beta4": ("standard_normal", "gmm"),
+    }.items():
+        for row, sampler in enumerate(samplers):
+            found = places(page, grid(study.pictures[name][0][f"samples.{sampler}"][:64], 8))
+            assert len(found) == 1, (name, sampler)
+            drawn[name, row] = found[0]
+    assert drawn["ae", 0][0] == drawn["vae", 0][0] < drawn["ae", 1][0] == drawn["vae", 1][0] < drawn["vqvae", 0][0]
+    assert drawn["vqvae", 0][0] == drawn["vae-beta4", 0][0] < drawn["vae-beta4", 1][0]
+    assert drawn["ae", 0][1] == drawn["ae", 1][1] < drawn["vae", 0][1] == drawn["vae-beta4", 0][1]
+
+
+def test_samplers_controls_reconstructions_and_interpolations_show_their_images(study, pngs):
+    pictures = study.pictures["vqvae"][0]
+    lefts = [
+        places(pixels(pngs["samplers_vqvae"]), grid(pictures[f"samples.{sampler}"][:36], 6))[0][1]
+        for sampler in study.models["vqvae"]["sampling"]
+    ]
+    assert lefts == sorted(lefts)
+    assert len(lefts) == 4
+    controls = pixels(pngs["controls"])
+    assert all(places(controls, grid(images[:16], 4)) for images in study.controls.values())
+    rows = [pictures["originals"], *(study.pictures[name][0]["reconstructions"] for name in study.models)]
+    tops = [places(pixels(pngs["reconstructions"]), grid(images, 20)[GAP:-GAP])[0][0] for images in rows]
+    assert tops == sorted(tops)
+    page = pixels(pngs["interpolations"])
+    assert all(places(page, grid(row, 11)[GAP:-GAP]) for row in pictures["interpolation"])
+
+
+def test_every_model_has_a_colour_and_a_marker_of_its_own():
+    study = named_only("ae", "vae", "vqvae", *(f"vae-{letter}" for letter in "abcde"))
+    marks = [study.mark(name) for name in study.models]
+    assert len({mark.colour for mark in marks}) == len({mark.marker for mark in marks}) == 8
+    assert named_only("ae", "vae").mark("vae") == study.mark("vae")
+
+
+def test_the_colour_of_a_model_is_seen_in_its_figures(study, pngs):
+    for name in study.models:
+        red, green, blue = (int(study.colour(name)[i : i + 2], 16) for i in (1, 3, 5))
+        for figure in ("training", "sampling", f"samplers_{name}", "random_z"):
+            image = np.asarray(Image.open(io.BytesIO(pngs[figure])).convert("RGB"))
+            assert (image == (red, green, blue)).all(-1).any(), (name, figure)
+
+
+def test_models_that_were_shown_different_images_are_refused(study):
+    pictures = {name: [dict(of_seed) for of_seed in seeds] for name, seeds in study.pictures.items()}
+    pictures["vqvae"][0]["originals"] = strokes(20, 99)
+    other = Study(study.metrics, study.histories, pictures, study.controls)
+    with pytest.raises(ValueError, match="vqvae: originals differ from those of ae"):
+        reconstructions(other)
