@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from randomz.figures import (
     number,
     percent,
     reconstructions,
+    sampling,
+    to_png,
 )
 from randomz.report import read_study
 
@@ -180,6 +183,12 @@ def test_the_colour_of_a_model_is_seen_in_its_figures(study, pngs):
         for figure in ("training", "sampling", f"samplers_{name}", "random_z"):
             image = np.asarray(Image.open(io.BytesIO(pngs[figure])).convert("RGB"))
             assert (image == (red, green, blue)).all(-1).any(), (name, figure)
+
+
+def test_an_interval_that_reaches_below_zero_is_drawn_on_the_log_axis(study):
+    tree = json.loads(json.dumps(study.metrics))
+    tree["models"]["ae"]["sampling"]["gmm"]["fd_ratio"] |= {"low": -3.0, "high": 9.8}
+    assert to_png(sampling(Study(tree, {}, {}, {})))
 
 
 def test_models_that_were_shown_different_images_are_refused(study):

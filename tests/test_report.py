@@ -169,7 +169,7 @@ def files(folder):
 def test_the_same_files_give_the_same_bytes_and_old_pictures_go(tmp_path):
     params, study = make(tmp_path, ("vqvae",), (5,))
     found = write_report(study, params, tmp_path / "first")
-    assert found == "1 models, 3 of 3 claims hold, 8 figures"
+    assert found == "claims that hold 3 of 3, models 1, figures 8"
     (tmp_path / "second/figures").mkdir(parents=True)
     (tmp_path / "second/figures/samplers_gone.png").write_bytes(b"old")
     study = read_study(params, tmp_path / "reports", tmp_path / "artifacts")

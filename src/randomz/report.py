@@ -105,7 +105,7 @@ def write_report(study: Study, params: Params, target: Path) -> str:
     write_bytes(target / "report.md", report_md(study, params, list(figures)).encode())
     verdicts = [claim["holds"] for claim in study.metrics["claims"]]
     asked = [verdict for verdict in verdicts if verdict is not None]
-    return f"{len(study.models)} models, {sum(asked)} of {len(asked)} claims hold, {len(figures)} figures"
+    return f"claims that hold {sum(asked)} of {len(asked)}, models {len(study.models)}, figures {len(figures)}"
 
 
 def metrics_json(metrics: Tree) -> str:
