@@ -1,7 +1,8 @@
 """params.yaml -> validated, frozen config objects.
 
 Every stage reads the whole file through `load_params`, so a mistake anywhere stops the first stage that runs,
-before any training. There are no defaults: params.yaml says everything, and a key that is not declared here is an error.
+before any training. There are no defaults: params.yaml says everything, and a key that is not declared here is an
+error.
 """
 
 import json
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -101,6 +103,7 @@ class VQVAEConfig(_Model):
     restart: NonNegative
 
 
+KINDS: dict[str, type[_Model]] = {"ae": AEConfig, "vae": VAEConfig, "vqvae": VQVAEConfig}
 ModelConfig = Annotated[AEConfig | VAEConfig | VQVAEConfig, Field(discriminator="kind")]
 
 
@@ -143,7 +146,7 @@ class PublishConfig(_Config):
 
 
 class Params(_Config):
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    seeds: tuple[Seed, ...]
     prepare: PrepareConfig
     judge: JudgeConfig
     yardstick: YardstickConfig
@@ -156,8 +159,8 @@ class Params(_Config):
 
     @model_validator(mode="after")
     def _seeds_are_unique(self) -> "Params":
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds is {list(self.seeds)}; a list without repeats is accepted")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds is {list(self.seeds)}; a list of one seed or more without repeats is accepted")
         return self
 
     def model(self, name: str) -> AEConfig | VAEConfig | VQVAEConfig:
@@ -177,14 +180,35 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read ({error.strerror}); a YAML file is accepted") from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: is not UTF-8 ({error}); a YAML file is accepted") from error
     except YAMLError as error:
-        raise ParamsError(f"{path}: is not valid YAML: {error}") from error
+        raise ParamsError(f"{path}: is not valid YAML: {_where_and_what(error)}") from error
     try:
         # Through JSON, so that strict validation takes a YAML list for a tuple and nothing else for anything.
-        return Params.model_validate_json(json.dumps(raw))
+        text = json.dumps(raw, default=str)
+    except (TypeError, ValueError) as error:
+        raise ParamsError(f"{path}: {error}; texts as keys, and no part inside itself, are accepted") from error
+    try:
+        return Params.model_validate_json(text)
     except ValidationError as error:
-        lines = [_explain(problem, raw) for problem in error.errors(include_url=False)]
+        lines = _explain_all(error, raw)
         raise ParamsError("\n".join(f"{path}: {line}" for line in lines)) from error
+
+
+def _where_and_what(error: YAMLError) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+    line = f"line {mark.line + 1}: " if mark else ""
+    return line + " ".join(problem.split())
+
+
+def _explain_all(error: ValidationError, raw: Any) -> list[str]:  # noqa: ANN401
+    """A line for each wrong value; what each part of a union says of one value is joined."""
+    lines: dict[str, list[str]] = {}
+    for problem in error.errors(include_url=False):
+        key, _, message = _explain(problem, raw).partition("; input should be ")
+        lines.setdefault(key, []).append(message)
+    return [key + ("; input should be " + " or ".join(said) if said[0] else "") for key, said in lines.items()]
 
 
 def _explain(problem: Any, raw: Any) -> str:  # noqa: ANN401 (pydantic's error dict and parsed YAML are untyped)
@@ -194,6 +218,9 @@ def _explain(problem: Any, raw: Any) -> str:  # noqa: ANN401 (pydantic's error d
         return f"{key}: unknown key (found {found!r}); accepted: {_accepted_keys(location, raw)}"
     if problem["type"] == "missing":
         return f"{key}: missing key; it has to be there"
+    if problem["type"].startswith("union_tag_"):
+        found = found.get("kind")
+        return f"{key}.kind: {'missing key' if found is None else f'found {found!r}'}; accepted: {', '.join(KINDS)}"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{key}: {message}" if isinstance(found, dict) else f"{key}: found {found!r}; {message}"
@@ -209,7 +236,7 @@ def _without_tags(location: Sequence[str | int], raw: Any) -> list[str | int]:  
             node = node[part]
         elif (
             position < len(location) - 1
-            or (kept[:1] == ["models"] and part in {"ae", "vae", "vqvae"})
+            or (kept[:1] == ["models"] and part in KINDS)
             or part in {"[key]", "float", "constrained-float"}
             or str(part).startswith("literal[")
         ):
@@ -226,11 +253,8 @@ def _accepted_keys(location: list[str], raw: Any) -> str:  # noqa: ANN401
         node = node[part]
         if part == "models":
             continue
-        if isinstance(config, type) and part in config.model_fields:
-            config = config.model_fields[part].annotation
-        else:
-            kinds = {"ae": AEConfig, "vae": VAEConfig, "vqvae": VQVAEConfig}
-            config = kinds[node["kind"]]
+        fields = getattr(config, "model_fields", {})
+        config = fields[part].annotation if part in fields else KINDS[node["kind"]]
     return ", ".join(config.model_fields)
 
 
