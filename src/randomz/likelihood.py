@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Images = Float[Tensor, "*B 1 28 28"]
+Broadcast = Float[Tensor, "*#B 1 28 28"]
 PerImage = Float[Tensor, "*B"]
 
 
-def bernoulli_nll(logits: Images, x: Images) -> PerImage:
+def bernoulli_nll(logits: Images, x: Broadcast) -> PerImage:
     """Pixel cross-entropies. With grey x this is the expectation over the binarisation x ~ Bernoulli(grey)."""
     nll = functional.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
     return nll.flatten(-3).sum(-1)
 
 
-def gaussian_nll(mean: Images, x: Images, log_sigma: Float[Tensor, ""]) -> PerImage:
+def gaussian_nll(mean: Images, x: Broadcast, log_sigma: Float[Tensor, ""]) -> PerImage:
     """-log N(x; mean, sigma^2 I): the squared error over 2 sigma^2, and the normaliser."""
     squared_error = (x - mean).square().flatten(-3).sum(-1)
-    size = x[0].numel() if x.ndim > 3 else x.numel()  # noqa: PLR2004 (a batch axis before 1 28 28)
+    size = math.prod(mean.shape[-3:])
     return squared_error / (2 * torch.exp(2 * log_sigma)) + size * (log_sigma + 0.5 * math.log(2 * math.pi))
 
 
@@ -48,7 +49,7 @@ class Likelihood(nn.Module):
         """The mean image: what is shown, and what random-z quality is measured on."""
         return torch.sigmoid(logits)
 
-    def nll(self, logits: Images, x: Images) -> PerImage:
+    def nll(self, logits: Images, x: Broadcast) -> PerImage:
         """Minus log p(x | z), nats per image. The axes before `1 28 28` of x broadcast to those of the logits."""
         if self.kind == "bernoulli":
             return bernoulli_nll(logits, x)
