@@ -7,7 +7,7 @@ Axes: B images, S draws an image, d latent dimensions.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ DRAWS = 1000
 BOUNDS = (1, 10, 100, 1000)
 
 
+@runtime_checkable
 class HasPosterior(Protocol):
     """What is asked of a model: q(z | x), a decoder to logits and p(x | logits)."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,6 +11,7 @@ from randomz.models.base import LatentModel, Loss
 from randomz.params import NetworkConfig
 
 
+@runtime_checkable
 class Kind(Protocol):
     """What a file of this folder offers."""
 
