@@ -1,7 +1,9 @@
 """Stage `prior`: `python -m pipeline.prior MODEL` fits every prior to the codes of one trained model, all seeds."""
 
 import sys
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from randomz.devices import Done, choose_device, each_seed
 from randomz.evaluation import encode_all, load_model
 from randomz.files import write_csv
 from randomz.params import load_params
-from randomz.priors import Row, Say, build_priors, fit_priors, priors_state
+from randomz.priors import Say, build_priors, fit_priors, priors_state
 from randomz.progress import progress
 from randomz.seeding import generator
 from randomz.stage import run_stage
@@ -32,7 +34,7 @@ def prior(name: str) -> None:
         fit_priors(priors, codes, held_out, seed, say)
         return priors_state(priors)
 
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     with progress(f"prior {name}", 0, "step") as bar:
         for event in each_seed(task, params.seeds, device):
             if isinstance(event, Done):
@@ -40,7 +42,7 @@ def prior(name: str) -> None:
             else:
                 rows.append(event.row)
                 bar.advance({"nats": event.row["validation_nats"]})
-    write_csv(Path(f"reports/{name}/prior.csv"), sorted(rows, key=lambda row: row["seed"]))
+    write_csv(Path(f"reports/{name}/prior.csv"), sorted(rows, key=itemgetter("seed")))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Stage `train`: `python -m pipeline.train MODEL` trains one entry of params.yaml's models, all seeds."""
 
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 from torch import Tensor
@@ -9,12 +10,12 @@ from randomz.batches import load_split
 from randomz.checkpoint import save_tensors
 from randomz.devices import Done, choose_device, each_seed
 from randomz.files import write_csv
+from randomz.live import LiveRuns
 from randomz.models import load_kind
 from randomz.params import load_params
 from randomz.progress import progress
 from randomz.stage import run_stage
 from randomz.trainer import Data, Row, Say, build_seeded, fit
-from randomz.live import LiveRuns
 
 
 def train(name: str) -> None:
@@ -50,7 +51,7 @@ def train(name: str) -> None:
                 bar.advance({"loss": event.row["validation_total"]})
     for seed, state in states.items():
         save_tensors(Path(f"artifacts/{name}/weights/seed-{seed}.safetensors"), state)
-    write_csv(Path(f"reports/{name}/history.csv"), sorted(rows, key=lambda row: (row["seed"], row["epoch"])))
+    write_csv(Path(f"reports/{name}/history.csv"), sorted(rows, key=itemgetter("seed", "epoch")))
 
 
 if __name__ == "__main__":

@@ -49,11 +49,10 @@ class Judge(nn.Module):
     @torch.no_grad()
     def features(self, images: Float[Tensor, "N 1 28 28"]) -> Float[Tensor, "N 128"]:
         """Penultimate features. Raises ValueError for pixels that are not numbers in [0, 1]."""
-        if not bool(((images >= 0) & (images <= 1)).all()):
-            wrong = int((~((images >= 0) & (images <= 1))).flatten(1).any(1).sum())
-            raise ValueError(
-                f"judge: {wrong} of {len(images)} images hold NaN or pixels outside [0, 1]; numbers in [0, 1] are accepted"
-            )
+        inside = ((images >= 0) & (images <= 1)).flatten(1).all(1)
+        if not bool(inside.all()):
+            wrong = f"{int((~inside).sum())} of {len(images)} images"
+            raise ValueError(f"judge: {wrong} hold NaN or pixels outside [0, 1]; numbers in [0, 1] are accepted")
         chunks = [self.stack(x.contiguous(memory_format=torch.channels_last)) for x in images.split(CHUNK)]
         return torch.cat(chunks)
 
@@ -108,7 +107,7 @@ def fit_judge(train: Split, validation: Split, config: JudgeConfig, say: Callabl
             x = augment(pixels(train.images[batch]), config, generator("judge augment", config.seed, step))
             loss = functional.cross_entropy(judge(x), train.labels[batch])
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             total += loss.detach()
         judge.eval()
@@ -129,4 +128,5 @@ def load_judge(path: Path, device: torch.device) -> Judge:
         judge.load_state_dict(load_tensors(path))
     except RuntimeError as error:
         raise ValueError(f"{path}: does not hold the weights of the judge: {error}") from error
-    return judge.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    moved: Judge = judge.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved

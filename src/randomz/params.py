@@ -113,20 +113,14 @@ class DensityPriorConfig(_Config):
 
 
 class CodePriorConfig(_Config):
-    width: Count
-    depth: Count
-    heads: Count
+    units: Count
+    embedding: Count
+    depth: Annotated[int, Field(ge=0)]
     epochs: Count
     batch_size: Count
     learning_rate: Positive
     weight_decay: NonNegative
     dropout: Annotated[float, Field(ge=0, lt=1)]
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> "CodePriorConfig":
-        if self.width % self.heads:
-            raise ValueError(f"heads is {self.heads}; a divisor of width {self.width} is accepted")
-        return self
 
 
 class PriorConfig(_Config):

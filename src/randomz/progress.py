@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -10,7 +11,7 @@ from tqdm import tqdm
 class Bar:
     """A bar that counts steps and shows the last figures."""
 
-    def __init__(self, bar: "tqdm[None]") -> None:
+    def __init__(self, bar: "tqdm[Any]") -> None:
         self._bar = bar
 
     def advance(self, figures: Mapping[str, float]) -> None:

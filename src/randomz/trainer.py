@@ -71,7 +71,7 @@ def fit(model: LatentModel, loss: LossFunction, data: Data, config: TrainConfig,
             output = model(x, noise)
             terms = loss(model, output, x)
             optimiser.zero_grad()
-            terms.total.mean().backward()  # type: ignore[no-untyped-call]
+            terms.total.mean().backward()
             optimiser.step()
             model.after_step(output, noise)
             for name, term in terms.terms().items():

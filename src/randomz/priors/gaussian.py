@@ -61,4 +61,5 @@ def gaussian_log_density(
     """Log N(z; m, L L^T) for a Cholesky factor L, nats."""
     white = torch.linalg.solve_triangular(scale, (z - mean).T, upper=False)
     normaliser = scale.diagonal().log().sum() + 0.5 * len(mean) * math.log(2 * math.pi)
-    return -0.5 * white.square().sum(0) - normaliser
+    log_density: Tensor = -0.5 * white.square().sum(0) - normaliser
+    return log_density

@@ -33,7 +33,8 @@ class Mixture(Prior):
         """EM from k-means for at most `iterations`. Raises ValueError when there are fewer codes than components."""
         if len(codes) < self.config.components:
             raise ValueError(
-                f"prior: {len(codes)} codes for {self.config.components} components; at least as many codes are accepted"
+                f"prior: found {len(codes)} codes for {self.config.components} components; "
+                "at least as many codes as components are accepted"
             )
         mixture = GaussianMixture(
             self.config.components,
