@@ -156,7 +156,7 @@ class VQVAE(LatentModel):
         """The mean image of p(x | z_q)."""
         return self.likelihood.mean(self.decoder(self.quantiser.codebook[codes].flatten(1)))
 
-    def embed(self, codes: Int64[Tensor, "B h w"]) -> Float[Tensor, "B h*w*D"]:
+    def embed(self, codes: Int64[Tensor, "B h w"]) -> Float[Tensor, "B h*w*{self.shape[2]}"]:
         """The codebook entries side by side."""
         return self.quantiser.codebook.detach()[codes].flatten(1)
 

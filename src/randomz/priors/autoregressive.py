@@ -5,6 +5,7 @@ masked so that a place sees only the places before it. The VQ-VAE paper fits a P
 over the grid; the codes of a fully connected encoder mean something else at each place, so each has weights of its own.
 
 Axes: B grids, N = h w places, K codes, U units a place, E numbers an embedded code has.
+NU is all places' U side by side, and so for NI and NO.
 """
 
 import copy
@@ -40,7 +41,7 @@ class MaskedLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(self.mask.shape) * scale)
         self.bias = nn.Parameter(torch.zeros(places * outputs))
 
-    def forward(self, x: Float[Tensor, "B N*inputs"]) -> Float[Tensor, "B N*outputs"]:
+    def forward(self, x: Float[Tensor, "B NI"]) -> Float[Tensor, "B NO"]:
         """All places at once."""
         return functional.linear(x, self.weight * self.mask, self.bias)
 
@@ -62,7 +63,7 @@ class Block(nn.Module):
         with torch.no_grad():
             self.second.weight.mul_(0.3)  # close to the identity at first, as residual networks want
 
-    def forward(self, state: Float[Tensor, "B N*U"]) -> Float[Tensor, "B N*U"]:
+    def forward(self, state: Float[Tensor, "B NU"]) -> Float[Tensor, "B NU"]:
         """The new state of all places."""
         inner = functional.silu(self.first(functional.silu(state)))
         added: Tensor = self.second(functional.dropout(inner, self.dropout, self.training))
@@ -150,7 +151,8 @@ class Autoregressive(Prior):
             drawn = torch.multinomial(shares.cpu(), 1, generator=noise).to(device)
             codes.append(drawn)
             embedded = torch.cat([embedded, self.embedding(drawn[:, 0] + self.offsets[place])], 1)
-        return torch.cat(codes, 1).unflatten(1, (self.grid, self.grid))
+        grids: Tensor = torch.cat(codes, 1).unflatten(1, (self.grid, self.grid))
+        return grids
 
     @torch.no_grad()
     def log_prob(self, codes: Int64[Tensor, "B h w"]) -> Float[Tensor, " B"]:
