@@ -2,14 +2,17 @@
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import torch
 from ruamel.yaml import YAML
 
 from randomz.batches import Split
+from randomz.models import load_kind
 from randomz.params import Params
 from randomz.seeding import generator
+from randomz.trainer import build_seeded
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 AE = {"kind": "ae", "likelihood": "bernoulli", "sigma": None, "dimensions": 3}
@@ -34,7 +37,7 @@ TINY = {
         "ae": DENSITY,
         "vae": DENSITY,
         "vqvae": {
-            "width": 8, "depth": 2, "heads": 2, "epochs": 2, "batch_size": 25, "learning_rate": 1e-2,
+            "units": 8, "embedding": 4, "depth": 2, "epochs": 2, "batch_size": 25, "learning_rate": 1e-2,
             "weight_decay": 0.05, "dropout": 0.1,
         },
     },
@@ -48,7 +51,7 @@ def tiny_tree(**changes):
 
     Mappings are changed key by key; None takes a key away. Only the model entries that `TINY` or `changes` name stay.
     """
-    tree = YAML(typ="safe", pure=True).load(SHIPPED.read_text(encoding="utf-8"))
+    tree = json.loads(_shipped())
     named = {*TINY["models"], *changes.get("models", {})}
     tree["models"] = {name: entry for name, entry in tree["models"].items() if name in named}
     return _changed(_changed(tree, TINY), changes)
@@ -57,6 +60,11 @@ def tiny_tree(**changes):
 def tiny_params(**changes):
     """`tiny_tree` as validated params."""
     return Params.model_validate_json(json.dumps(tiny_tree(**changes)))
+
+
+@cache
+def _shipped():
+    return json.dumps(YAML(typ="safe", pure=True).load(SHIPPED.read_text(encoding="utf-8")))
 
 
 def _changed(old, new):
@@ -78,3 +86,32 @@ def blobs(count, key):
     squares = (place[:, None] - row[:, None, None]) ** 2 + (place - column[:, None, None]) ** 2
     images = peak[:, None, None] * torch.exp(-squares / (2 * width**2)[:, None, None])
     return Split(images.round().to(torch.uint8), labels)
+
+
+def tiny_model(name, seed=0, **changes):
+    """An untrained model of `tiny_params` with these keys of its entry changed, and the loss of its kind."""
+    params = tiny_params(models={name: changes})
+    config = params.model(name)
+    kind = load_kind(config.kind)
+    return build_seeded(lambda: kind.build(config, params.network), seed), kind.loss
+
+
+def gradients(model, term):
+    """The parts of a model (encoder, decoder, ...) that the mean of a loss term has a gradient for."""
+    found = torch.autograd.grad(term.mean(), list(model.parameters()), allow_unused=True)
+    names = [name for name, _ in model.named_parameters()]
+    return {
+        name.partition(".")[0]
+        for name, gradient in zip(names, found, strict=True)
+        if gradient is not None and bool(gradient.ne(0).any())
+    }
+
+
+def assert_every_parameter_learns(model, total):
+    """Every single parameter tensor gets a gradient that is finite and not zero everywhere."""
+    model.zero_grad()
+    total.mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+        assert bool(parameter.grad.ne(0).any()), name

@@ -60,7 +60,7 @@ def test_a_file_gives_what_it_says(file):
         ("models.vqvae.colour", "kind, grid, codes, dimensions, beta, codebook, decay, start, restart"),
         ("prior.colour", "ae, vae, vqvae"),
         ("prior.vae.colour", "components, iterations"),
-        ("prior.vqvae.colour", "width, depth, heads"),
+        ("prior.vqvae.colour", "batch_size, learning_rate, weight_decay, dropout"),
     ],
 )
 def test_an_unknown_key_is_named_with_those_that_are_accepted(file, key, accepted):
@@ -71,7 +71,7 @@ def test_an_unknown_key_is_named_with_those_that_are_accepted(file, key, accepte
 
 
 @pytest.mark.parametrize(
-    "key", ["judge", "train.epochs", "models.vae.beta", "models.ae.likelihood", "prior.ae", "prior.vqvae.heads"]
+    "key", ["judge", "train.epochs", "models.vae.beta", "models.ae.likelihood", "prior.ae", "prior.vqvae.epochs"]
 )
 def test_a_missing_key_is_named(file, key):
     assert refusal(file, change(key)) == f"{file}: {key}: missing key; it has to be there"
@@ -168,11 +168,6 @@ def test_a_bernoulli_has_no_sigma(file, sigma):
 def test_these_sigmas_are_accepted(file, sigma):
     file.write_text(json.dumps(tiny_tree(models={"ae": {"likelihood": "gaussian", "sigma": sigma}})))
     assert load_params(file).model("ae").sigma == sigma
-
-
-def test_heads_divide_the_width(file):
-    message = refusal(file, tiny_tree(prior={"vqvae": {"width": 8, "heads": 3}}))
-    assert message == f"{file}: prior.vqvae: heads is 3; a divisor of width 8 is accepted"
 
 
 def test_every_mistake_has_its_line(file):
