@@ -60,11 +60,11 @@ def importance_bound(weights: Float[Tensor, "S B"], k: int) -> Float[Tensor, " B
 @torch.no_grad()
 def likelihood_bounds(
     model: HasPosterior,
-    chunks: Iterable[Float[Tensor, "B 1 28 28"]],
+    chunks: Iterable[Float[Tensor, "_ 1 28 28"]],
     noise: torch.Generator,
     bounds: Sequence[int] = BOUNDS,
 ) -> dict[int, Bound]:
-    """Every bound over all images, from the same 1,000 draws an image."""
+    """Every bound over the images of all chunks, which may differ in size, from the same 1,000 draws an image."""
     each: dict[int, list[Tensor]] = {k: [] for k in bounds}
     for x in chunks:
         dimensions = model.posterior(x[:1]).mu.shape[-1]
