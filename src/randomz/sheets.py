@@ -52,7 +52,8 @@ def draw_sheets(path: Path, folder: Path) -> list[Path]:
 
 def _sheet(name: str, pictures: dict[str, np.ndarray]) -> UInt8[np.ndarray, "H W"]:
     if name == "reconstructions.png":
-        return sheet(interleave(pictures["originals"], pictures["reconstructions"], COLUMNS), COLUMNS)
+        columns = min(COLUMNS, len(pictures["originals"]))
+        return sheet(interleave(pictures["originals"], pictures["reconstructions"], columns), columns)
     if name == "interpolation.png":
         steps = pictures["interpolation"].shape[1]
         return sheet(pictures["interpolation"].reshape(-1, 28, 28), steps)
