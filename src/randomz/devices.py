@@ -103,7 +103,7 @@ def _listen(listening: dict[Connection, int]) -> Iterator[Progress | Done]:
             seed = listening[receiver]
             try:
                 message = pickle.loads(receiver.recv_bytes())  # noqa: S301 (our own child wrote it)
-            except EOFError as error:
+            except (EOFError, OSError) as error:  # between two messages, or in the middle of one
                 raise DeviceError(f"seed {seed}: its process died without a word (out of memory, or killed)") from error
             if isinstance(message, _Failed):
                 raise DeviceError(f"seed {seed}: {message.error}")
