@@ -6,7 +6,6 @@ from typing import Self
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
 from randomz.priors.base import Prior, Say
 
@@ -51,5 +50,4 @@ class PositionCodes(Prior):
     def log_prob(self, codes: Int64[Tensor, "B h w"]) -> Float[Tensor, " B"]:
         """Log probability of each grid, nats."""
         flat = codes.flatten(1)
-        places = functional.one_hot(torch.arange(flat.shape[1])).bool().nonzero()[:, 1]
-        return self.shares.log()[places, flat].sum(-1)
+        return self.shares.log()[torch.arange(flat.shape[1]), flat].sum(-1)
