@@ -1,0 +1,93 @@
+import math
+
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+from synthetic import tiny_params
+
+from randomz.priors.mixture import Mixture
+from randomz.seeding import generator
+
+D, DRAWS = 3, 20000
+CENTRES, SHARES = (-8.0, 0.0, 6.0), (0.5, 0.3, 0.2)
+
+
+def draw(count, dimensions=D, key=0):
+    """Codes of three clusters of different sizes, shares and centres."""
+    stream = generator("test_mixture", key)
+    chosen = torch.multinomial(torch.tensor(SHARES), count, replacement=True, generator=stream)
+    centres, scales = torch.tensor(CENTRES)[chosen, None], torch.tensor([0.5, 1.0, 0.8])[chosen, None]
+    return centres + scales * torch.randn(count, dimensions, generator=stream)
+
+
+def unfitted(dimensions=D, **changes):
+    return Mixture(dimensions, tiny_params(prior={"ae": {"components": 3, "iterations": 100, **changes}}).prior.ae)
+
+
+def fitted(codes, seed=0, **changes):
+    return unfitted(codes.shape[1], **changes).fit(codes, codes[:10], seed, lambda _: None)
+
+
+def noise():
+    return generator("test_mixture sample")
+
+
+def test_log_prob_is_scikit_learns_of_the_same_mixture():
+    prior, z = fitted(draw(600)), draw(50, key=1)
+    reference = GaussianMixture(3)
+    reference.weights_, reference.means_ = prior.weights.double().numpy(), prior.means.double().numpy()
+    scales = prior.scales.double()
+    reference.precisions_cholesky_ = torch.linalg.inv(scales).mT.contiguous().numpy()
+    scores = torch.from_numpy(reference.score_samples(z.double().numpy()))
+    torch.testing.assert_close(prior.log_prob(z).double(), scores, rtol=1e-4, atol=1e-3)
+
+
+def test_the_fit_finds_the_clusters():
+    prior = fitted(draw(3000))
+    order = prior.means[:, 0].argsort()
+    torch.testing.assert_close(prior.means[order], torch.tensor(CENTRES)[:, None].expand(3, D), rtol=0, atol=0.2)
+    torch.testing.assert_close(prior.weights[order], torch.tensor(SHARES), rtol=0, atol=0.03)
+    assert float(prior.weights.sum()) == pytest.approx(1)
+
+
+def test_the_density_of_one_dimension_integrates_to_1():
+    z = torch.linspace(-40, 40, 20001)[:, None]
+    assert float(torch.trapezoid(fitted(draw(600, 1)).log_prob(z).exp(), z[:, 0])) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_mixture_fits_clusters_better_than_one_gaussian():
+    codes, held_out = draw(600), draw(600, key=1)
+    one, three = (float(fitted(codes, components=count).log_prob(held_out).mean()) for count in (1, 3))
+    assert three > one + 1
+
+
+def test_draws_are_of_the_components_by_their_weights():
+    prior = fitted(draw(600))
+    z = prior.sample(DRAWS, noise())
+    assert z.shape == (DRAWS, D)
+    nearest = torch.cdist(z, prior.means).argmin(1)  # the clusters lie far apart
+    for component in range(3):
+        part, share = z[nearest == component], float(prior.weights[component])
+        assert len(part) / DRAWS == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / DRAWS))
+        covariance = prior.scales[component] @ prior.scales[component].T
+        error = (part.mean(0) - prior.means[component]).abs()
+        assert bool((error < 5 * (covariance.diagonal() / len(part)).sqrt()).all())
+        torch.testing.assert_close(torch.cov(part.T), covariance, rtol=0.1, atol=0.03)
+
+
+def test_draws_come_from_the_noise_alone():
+    prior = fitted(draw(600))
+    state = torch.get_rng_state()
+    assert torch.equal(prior.sample(5, noise()), prior.sample(5, noise()))
+    assert not torch.equal(prior.sample(5, noise()), prior.sample(5, generator("test_mixture other")))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_few_iterations_are_a_choice_and_no_warning():
+    overlapping = torch.randn(300, D, generator=generator("test_mixture overlapping"))
+    assert bool(fitted(overlapping, iterations=1).log_prob(overlapping).isfinite().all())
+
+
+def test_fewer_codes_than_components_are_refused():
+    with pytest.raises(ValueError, match="2 codes for 3 components"):
+        fitted(draw(2))
