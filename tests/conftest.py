@@ -21,3 +21,15 @@ def tiny_params():
 def tiny_split():
     """A hundred blobs, ten of each class; tests must not write into it."""
     return synthetic.blobs(100, 0)
+
+
+@pytest.fixture(scope="session")
+def tiny_judge():
+    """A judge that tells blobs apart."""
+    return synthetic.tiny_judge()
+
+
+@pytest.fixture(scope="session")
+def tiny_yardstick(tiny_judge):
+    """The yardstick of 1,000 training blobs, 300 of validation and 500 of test."""
+    return synthetic.tiny_yardstick(tiny_judge)

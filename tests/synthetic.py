@@ -9,10 +9,12 @@ import torch
 from ruamel.yaml import YAML
 
 from randomz.batches import Split
+from randomz.judge import fit_judge
 from randomz.models import load_kind
 from randomz.params import Params
 from randomz.seeding import generator
 from randomz.trainer import build_seeded
+from randomz.yardstick import build_yardstick
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 AE = {"kind": "ae", "likelihood": "bernoulli", "sigma": None, "dimensions": 3}
@@ -81,7 +83,7 @@ def blobs(count, key):
     angle = labels * (2 * math.pi / 10)
     row = 13.5 + 8 * angle.sin() + 4 * (draws[0] - 0.5)
     column = 13.5 + 8 * angle.cos() + 4 * (draws[1] - 0.5)
-    width, peak = 1.5 + draws[2], 155 + 100 * draws[3]
+    width, peak = 2.5 + draws[2], 155 + 100 * draws[3]
     place = torch.arange(28, dtype=torch.float64)
     squares = (place[:, None] - row[:, None, None]) ** 2 + (place - column[:, None, None]) ** 2
     images = peak[:, None, None] * torch.exp(-squares / (2 * width**2)[:, None, None])
@@ -94,6 +96,20 @@ def tiny_model(name, seed=0, **changes):
     config = params.model(name)
     kind = load_kind(config.kind)
     return build_seeded(lambda: kind.build(config, params.network), seed), kind.loss
+
+
+TRAIN, VALIDATION, TEST = (1000, 10), (300, 11), (500, 12)  # `blobs` of each split that is measured
+
+
+def tiny_judge():
+    """A judge trained on blobs for two epochs."""
+    config = tiny_params(judge={"batch_size": 50}).judge
+    return fit_judge(blobs(*TRAIN), blobs(*VALIDATION), config, lambda _: None)
+
+
+def tiny_yardstick(judge):
+    """The yardstick of three splits of blobs."""
+    return build_yardstick(judge, blobs(*TRAIN), blobs(*VALIDATION), blobs(*TEST), tiny_params().yardstick)
 
 
 def gradients(model, term):
