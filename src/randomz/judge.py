@@ -95,7 +95,7 @@ def fit_judge(train: Split, validation: Split, config: JudgeConfig, say: Callabl
         torch.manual_seed(integer("judge init", config.seed))
         judge = Judge()
     device = train.images.device
-    judge = judge.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    judge.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(judge.parameters(), lr=0.0, weight_decay=config.weight_decay, fused=True)
     for epoch in range(config.epochs):
         order = epoch_order(len(train), config.batch_size, integer("judge order", config.seed), epoch).to(device)

@@ -108,6 +108,7 @@ ModelConfig = Annotated[AEConfig | VAEConfig | VQVAEConfig, Field(discriminator=
 
 
 class DensityPriorConfig(_Config):
+    codes: Count
     components: Annotated[int, Field(ge=1, le=1000)]
     iterations: Count
 

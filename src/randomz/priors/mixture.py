@@ -12,7 +12,7 @@ from torch import Tensor
 from randomz.params import DensityPriorConfig
 from randomz.priors.base import Prior, Say
 from randomz.priors.gaussian import gaussian_log_density
-from randomz.seeding import integer
+from randomz.seeding import generator, integer
 
 
 class Mixture(Prior):
@@ -31,21 +31,24 @@ class Mixture(Prior):
 
     def fit(self, codes: Float[Tensor, "B d"], validation: Float[Tensor, "V d"], seed: int, say: Say) -> Self:  # noqa: ARG002
         """EM from k-means for at most `iterations`. Raises ValueError when there are fewer codes than components."""
-        if len(codes) < self.config.components:
+        available = min(len(codes), self.config.codes)
+        if available < self.config.components:
             raise ValueError(
-                f"prior: found {len(codes)} codes for {self.config.components} components; "
+                f"prior: found {available} codes for {self.config.components} components; "
                 "at least as many codes as components are accepted"
             )
+        order = torch.randperm(len(codes), generator=generator("mixture codes", seed))
+        chosen = codes[order[: self.config.codes].to(codes.device)]
         mixture = GaussianMixture(
             self.config.components,
             max_iter=self.config.iterations,
-            reg_covar=1e-6 * float(codes.var()),
+            reg_covar=1e-6 * float(chosen.var()),
             random_state=integer("mixture", seed),
         )
         with warnings.catch_warnings():
             # The number of iterations is the config's choice: the last per mille of likelihood is not worth minutes.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            mixture.fit(codes.double().cpu().numpy())
+            mixture.fit(chosen.double().cpu().numpy())
         self.weights.copy_(torch.from_numpy(mixture.weights_))
         self.means.copy_(torch.from_numpy(mixture.means_))
         self.scales.copy_(torch.linalg.cholesky(torch.from_numpy(mixture.covariances_)))
