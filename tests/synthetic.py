@@ -23,7 +23,7 @@ VQVAE = {
     "kind": "vqvae", "likelihood": "bernoulli", "sigma": None, "grid": 2, "codes": 6, "dimensions": 4, "beta": 0.25,
     "codebook": "ema", "decay": 0.9, "start": "kmeans", "restart": 1.0,
 }  # fmt: skip
-DENSITY = {"components": 3, "iterations": 50}
+DENSITY = {"codes": 5000, "components": 3, "iterations": 50}
 TINY = {
     "seeds": [0, 1],
     "prepare": {"validation": 1000, "seed": 0},

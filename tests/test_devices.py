@@ -71,7 +71,8 @@ def test_progress_arrives_while_a_seed_runs(tmp_path):
 @forks
 def test_a_failing_seed_is_named_and_the_others_are_stopped(tmp_path):
     def task(seed, say):
-        (tmp_path / str(seed)).write_text(str(os.getpid()))
+        (tmp_path / f"{seed}.part").write_text(str(os.getpid()))
+        (tmp_path / f"{seed}.part").rename(tmp_path / str(seed))  # seen by the others once it is whole
         if seed == 1:
             while not (tmp_path / "0").exists() or not (tmp_path / "2").exists():
                 time.sleep(0.01)

@@ -225,6 +225,27 @@ def test_the_codebook_section_is_of_all_test_codes(studies):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_oracle_draws_from_the_posterior_of_test_images(studies, kind):
+    study = studies[kind]
+    codes = encode_all(study.model, study.ruler.test.images, generator("evaluate posterior", 0))
+    images = decode_all(study.model, codes)
+    assert torch.equal(study.pictures["samples.posterior"], as_bytes(images[:100]))
+    distance = study.ruler.yardstick.distance(study.ruler.judge.features(images))
+    assert study.tree["sampling"]["posterior"]["fd"] == pytest.approx(distance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_midpoints_are_halfway_between_the_codes_of_test_images(studies, kind):
+    study = studies[kind]
+    codes = encode_all(study.model, study.ruler.test.images, None)
+    partners = codes[torch.randperm(len(codes), generator=generator("interpolation", 0))]
+    images = decode_all(study.model, study.model.between(codes, partners, 0.5))
+    distance = study.ruler.yardstick.distance(study.ruler.judge.features(images))
+    assert study.tree["latent"]["fd_interpolation"] == pytest.approx(distance)
+    assert distance > study.tree["reconstruction"]["fd_reconstruction"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_samples_are_measured_against_the_test_images_and_the_floor(studies, kind):
     study = studies[kind]
     for name, prior in study.priors.items():

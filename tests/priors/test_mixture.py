@@ -17,15 +17,18 @@ def draw(count, dimensions=D, key=0):
     stream = generator("test_mixture", key)
     chosen = torch.multinomial(torch.tensor(SHARES), count, replacement=True, generator=stream)
     centres, scales = torch.tensor(CENTRES)[chosen, None], torch.tensor([0.5, 1.0, 0.8])[chosen, None]
-    return centres + scales * torch.randn(count, dimensions, generator=stream)
+    eps = torch.randn(count, dimensions, generator=stream)
+    return centres + scales * (eps + 0.8 * eps.roll(1, 1).tril(-1))  # dimensions go together, each in its own way
 
 
 def unfitted(dimensions=D, **changes):
-    return Mixture(dimensions, tiny_params(prior={"ae": {"components": 3, "iterations": 100, **changes}}).prior.ae)
+    return Mixture(
+        dimensions, tiny_params(prior={"ae": {"codes": 5000, "components": 3, "iterations": 100, **changes}}).prior.ae
+    )
 
 
-def fitted(codes, seed=0, **changes):
-    return unfitted(codes.shape[1], **changes).fit(codes, codes[:10], seed, lambda _: None)
+def fitted(z, seed=0, **changes):
+    return unfitted(z.shape[1], **changes).fit(z, z[:10], seed, lambda _: None)
 
 
 def noise():
@@ -88,6 +91,17 @@ def test_few_iterations_are_a_choice_and_no_warning():
     assert bool(fitted(overlapping, iterations=1).log_prob(overlapping).isfinite().all())
 
 
-def test_fewer_codes_than_components_are_refused():
+def test_no_more_codes_are_fitted_than_the_config_says():
+    codes = draw(600)
+    order = torch.randperm(600, generator=generator("mixture codes", 4))
+    few = fitted(codes, seed=4, codes=200)
+    apart = codes[order[:200]]
+    torch.testing.assert_close(few.weights @ few.means, apart.mean(0), rtol=0, atol=1e-4)
+    assert not torch.allclose(apart.mean(0), codes.mean(0), atol=1e-2)
+    assert not torch.equal(fitted(codes, seed=5, codes=200).means, few.means)
+
+
+@pytest.mark.parametrize(("count", "limit"), [(2, 5000), (600, 2)])
+def test_fewer_codes_than_components_are_refused(count, limit):
     with pytest.raises(ValueError, match="2 codes for 3 components"):
-        fitted(draw(2))
+        fitted(draw(count), codes=limit)
