@@ -105,7 +105,7 @@ STALENESS = [
     ({"prior.ae.components": 3}, None, stages_of("ae", first="prior")),
     ({"train.epochs": 3}, None, stages_of(*MODELS)),
     ({"seeds": [0, 1, 2]}, None, stages_of(*MODELS)),
-    ({"evaluate.samples": 250}, None, stages_of(*MODELS, first="evaluate")),
+    ({"evaluate.samples": 600}, None, stages_of(*MODELS, first="evaluate")),
     ({"yardstick.neighbours": 4}, None, EVERYTHING_MEASURED),
     ({"judge.epochs": 3}, None, {"judge"} | EVERYTHING_MEASURED),
     ({"publish.experiment": "other"}, None, {"publish"}),
