@@ -24,11 +24,11 @@ MODELS = {
     },
 }  # fmt: skip
 PRIORS = {
-    "ae": {"components": 100, "iterations": 100},
-    "vae": {"components": 50, "iterations": 100},
+    "ae": {"codes": 20000, "components": 100, "iterations": 30},
+    "vae": {"codes": 20000, "components": 100, "iterations": 30},
     "vqvae": {
-        "width": 128, "depth": 3, "heads": 4, "epochs": 10, "batch_size": 250, "learning_rate": 2e-3,
-        "weight_decay": 0.05, "dropout": 0.1,
+        "units": 64, "embedding": 32, "depth": 1, "epochs": 10, "batch_size": 250, "learning_rate": 2e-3,
+        "weight_decay": 0.02, "dropout": 0.1,
     },
 }  # fmt: skip
 
