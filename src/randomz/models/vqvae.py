@@ -40,7 +40,8 @@ class VQVAELoss(Loss):
 
 def nearest_code(z_e: Float[Tensor, "*M D"], codebook: Float[Tensor, "K D"]) -> Int64[Tensor, "*M"]:
     """K = argmin_j |z_e - e_j|_2; |z_e|^2 is the same for every j and left out."""
-    return (codebook.square().sum(-1) - 2 * z_e @ codebook.T).argmin(-1)
+    distances = torch.addmm(codebook.square().sum(-1), z_e.flatten(0, -2), codebook.T, alpha=-2)
+    return distances.min(-1).indices.view(z_e.shape[:-1])  # the argmin; on a CPU `min` takes half its time
 
 
 def straight_through(z_e: Float[Tensor, "*M D"], e: Float[Tensor, "*M D"]) -> Float[Tensor, "*M D"]:
