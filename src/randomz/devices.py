@@ -4,8 +4,10 @@ import ctypes
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -62,16 +64,20 @@ def each_seed(task: Task, seeds: Sequence[int], device: torch.device) -> Iterato
     """Run `task(seed, say)` for every seed; yield what each says while it runs and, at its end, its result.
 
     On a CPU every seed is a process with its own share of the cores, so results depend on neither order nor load.
+    On a GPU, whose context a fork would break, one follows the other in a thread.
     Raises DeviceError that names the seed when one fails; the others are stopped.
     """
-    if device.type == "cpu" and len(seeds) > 1:
-        yield from _in_processes(task, seeds)
-        return
+    yield from _in_processes(task, seeds) if device.type == "cpu" else _in_a_thread(task, seeds)
+
+
+def _in_a_thread(task: Task, seeds: Sequence[int]) -> Iterator[Progress | Done]:
+    said: queue.SimpleQueue[Progress | Done | _Failed] = queue.SimpleQueue()
     for seed in seeds:
-        said: list[dict[str, float]] = []
-        result = task(seed, said.append)
-        yield from (Progress(seed, row) for row in said)
-        yield Done(seed, result)
+        threading.Thread(target=_work, args=(task, seed, said.put), daemon=True).start()
+        message: Progress | Done | None = None
+        while not isinstance(message, Done):
+            message = _unless_failed(said.get())
+            yield message
 
 
 def _in_processes(task: Task, seeds: Sequence[int]) -> Iterator[Progress | Done]:
@@ -105,11 +111,15 @@ def _listen(listening: dict[Connection, int]) -> Iterator[Progress | Done]:
                 message = pickle.loads(receiver.recv_bytes())  # noqa: S301 (our own child wrote it)
             except (EOFError, OSError) as error:  # between two messages, or in the middle of one
                 raise DeviceError(f"seed {seed}: its process died without a word (out of memory, or killed)") from error
-            if isinstance(message, _Failed):
-                raise DeviceError(f"seed {seed}: {message.error}")
             if isinstance(message, Done):
                 del listening[receiver]
-            yield message
+            yield _unless_failed(message)
+
+
+def _unless_failed(message: "Progress | Done | _Failed") -> Progress | Done:
+    if isinstance(message, _Failed):
+        raise DeviceError(f"seed {message.seed}: {message.error}")
+    return message
 
 
 def _child(task: Task, seed: int, sender: Connection, threads: int, parent: int) -> None:
@@ -117,10 +127,13 @@ def _child(task: Task, seed: int, sender: Connection, threads: int, parent: int)
     die_with_parent(parent)
     torch.set_num_threads(threads)
     # Pickled by value: torch's own way of sending a tensor needs a sender that lives until it is read.
-    send: Callable[[Any], None] = lambda message: sender.send_bytes(pickle.dumps(message))  # noqa: E731
+    with threadpool_limits(threads):
+        _work(task, seed, lambda message: sender.send_bytes(pickle.dumps(message)))
+
+
+def _work(task: Task, seed: int, send: Callable[[Any], None]) -> None:
     try:
-        with threadpool_limits(threads):
-            send(Done(seed, task(seed, lambda row: send(Progress(seed, row)))))
+        send(Done(seed, task(seed, lambda row: send(Progress(seed, row)))))
     except Exception as error:  # noqa: BLE001 (whatever it is, the parent has to hear of it)
         detail = "" if isinstance(error, ValueError) else "\n" + traceback.format_exc()
         send(_Failed(seed, f"{error}{detail}"))

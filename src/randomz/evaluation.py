@@ -98,7 +98,10 @@ def encode_all(model: LatentModel, images: UInt8[Tensor, "N 28 28"], noise: torc
 @torch.no_grad()
 def decode_all(model: LatentModel, codes: Tensor) -> Images:
     """Mean images of codes, in order."""
-    return torch.cat([model.decode(part) for part in codes.split(1000)])
+    device = next(
+        model.parameters()
+    ).device  # random codes come from the CPU, where their stream is the same everywhere
+    return torch.cat([model.decode(part.to(device)) for part in codes.split(1000)])
 
 
 def as_bytes(images: Float[Tensor, "*N 1 28 28"]) -> UInt8[Tensor, "*N 28 28"]:

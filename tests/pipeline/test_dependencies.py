@@ -63,7 +63,11 @@ def real_imports(script, kind):
     command = [sys.executable, "-c", PROBE, script, kind, *lazy_imports(path)]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     ours = {Path(file) for file in json.loads(out)}
-    relative = {file.relative_to(ROOT) for file in ours if file.is_relative_to(ROOT / "src") or file.is_relative_to(ROOT / "pipeline")}
+    relative = {
+        file.relative_to(ROOT)
+        for file in ours
+        if file.is_relative_to(ROOT / "src") or file.is_relative_to(ROOT / "pipeline")
+    }
     return {str(file) for file in relative}
 
 
@@ -105,6 +109,8 @@ def test_every_section_of_params_is_read_by_a_stage():
 
 def test_every_module_of_the_library_is_a_dependency_of_some_stage():
     declared = {dep for _, stage, key in stages() for dep in code_dependencies(stage, key)}
-    ours = {str(p.relative_to(ROOT)) for p in (ROOT / "src").rglob("*.py")} | {str(p.relative_to(ROOT)) for p in (ROOT / "pipeline").rglob("*.py")}
+    ours = {str(p.relative_to(ROOT)) for p in (ROOT / "src").rglob("*.py")} | {
+        str(p.relative_to(ROOT)) for p in (ROOT / "pipeline").rglob("*.py")
+    }
     assert ours - declared <= {"src/randomz/packaging.py"}
     assert importlib.util.find_spec("randomz") is not None

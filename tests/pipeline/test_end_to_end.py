@@ -4,7 +4,7 @@ import csv
 import json
 import shutil
 
-import networkx
+import networkx as nx
 import pytest
 from dvc.repo import Repo
 from workspace import edit_params, make_workspace, run
@@ -139,7 +139,7 @@ def following(workspace, changed):
         graph = repo.index.graph  # an edge leads from a stage to one that it depends on
         names = {stage: stage.addressing for stage in graph}
         stale = {stage for stage in graph if names[stage] in changed}
-        return {names[stage] for node in stale for stage in (node, *networkx.ancestors(graph, node))}
+        return {names[stage] for node in stale for stage in (node, *nx.ancestors(graph, node))}
 
 
 def test_a_wrong_key_stops_the_first_stage_with_one_line(workspace, tmp_path):

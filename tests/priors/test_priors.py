@@ -72,7 +72,7 @@ def test_saved_priors_come_back(kind, tmp_path):
     priors, _ = fit(kind)
     save_tensors(tmp_path / "priors", priors_state(priors))
     loaded = build_priors(tiny_params(), kind, 1)
-    load_priors(loaded, load_tensors(tmp_path / "priors"))
+    load_priors(loaded, load_tensors(tmp_path / "priors"), torch.device("cpu"))
     codes = draw(kind, 20, key=2)
     for name, prior in priors.items():
         assert torch.equal(loaded[name].log_prob(codes), prior.log_prob(codes))
@@ -86,9 +86,9 @@ def test_priors_of_another_shape_are_refused(kind):
         tiny_params(models={kind: {"dimensions": 5, **({"grid": 3} if kind == "vqvae" else {})}}), kind, 0
     )
     with pytest.raises(RuntimeError, match="size mismatch"):
-        load_priors(others, state)
+        load_priors(others, state, torch.device("cpu"))
     with pytest.raises(RuntimeError, match="Missing key"):
-        load_priors(others, {})
+        load_priors(others, {}, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -51,6 +51,7 @@ def fit_priors(priors: Priors, codes: Tensor, validation: Tensor, seed: int, say
     """
     for name, prior in priors.items():
         rows: list[Row] = []
+        prior.to(codes.device)
         prior.fit(codes, validation, seed, rows.append)
         rows = rows or [{"epoch": 0, "validation_nats": -float(prior.log_prob(validation).double().mean())}]
         for row in rows:
@@ -59,11 +60,14 @@ def fit_priors(priors: Priors, codes: Tensor, validation: Tensor, seed: int, say
 
 def priors_state(priors: Priors) -> dict[str, Tensor]:
     """The fitted tensors of all priors, by `<prior>.<tensor>`."""
-    return {f"{name}.{key}": tensor for name, prior in priors.items() for key, tensor in prior.state_dict().items()}
+    return {
+        f"{name}.{key}": tensor.cpu() for name, prior in priors.items() for key, tensor in prior.state_dict().items()
+    }
 
 
-def load_priors(priors: Priors, state: dict[str, Tensor]) -> None:
+def load_priors(priors: Priors, state: dict[str, Tensor], device: torch.device) -> None:
     """Put the tensors that `priors_state` gave into unfitted priors. Raises RuntimeError when they do not fit."""
     for name, prior in priors.items():
         prefix = f"{name}."
         prior.load_state_dict({key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)})
+        prior.to(device)

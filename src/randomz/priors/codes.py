@@ -44,10 +44,10 @@ class PositionCodes(Prior):
 
     def sample(self, count: int, noise: torch.Generator) -> Int64[Tensor, "N h w"]:
         """Random grids of codes, place by place."""
-        drawn = torch.multinomial(self.shares, count, replacement=True, generator=noise)
+        drawn = torch.multinomial(self.shares.cpu(), count, replacement=True, generator=noise)
         return drawn.T.reshape(count, self.grid, self.grid)
 
     def log_prob(self, codes: Int64[Tensor, "B h w"]) -> Float[Tensor, " B"]:
         """Log probability of each grid, nats."""
         flat = codes.flatten(1)
-        return self.shares.log()[torch.arange(flat.shape[1]), flat].sum(-1)
+        return self.shares.log()[torch.arange(flat.shape[1], device=flat.device), flat].sum(-1)

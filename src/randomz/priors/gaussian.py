@@ -41,14 +41,15 @@ class FittedGaussian(Prior):
     def fit(self, codes: Float[Tensor, "B d"], validation: Float[Tensor, "V d"], seed: int, say: Say) -> Self:  # noqa: ARG002
         """Maximum likelihood, in closed form. `scale` is the Cholesky factor of the covariance."""
         covariance = torch.cov(codes.double().T).reshape(len(self.mean), -1)
-        jitter = 1e-6 * covariance.diagonal().mean() * torch.eye(len(self.mean))
+        jitter = 1e-6 * covariance.diagonal().mean() * torch.eye(len(self.mean), device=codes.device)
         self.mean.copy_(codes.double().mean(0))
         self.scale.copy_(torch.linalg.cholesky(covariance + jitter))
         return self
 
     def sample(self, count: int, noise: torch.Generator) -> Float[Tensor, "N d"]:
         """Random z."""
-        return self.mean + torch.randn(count, len(self.mean), generator=noise) @ self.scale.T
+        eps = torch.randn(count, len(self.mean), generator=noise).to(self.mean.device)
+        return self.mean + eps @ self.scale.T
 
     def log_prob(self, codes: Float[Tensor, "B d"]) -> Float[Tensor, " B"]:
         """Log N(z; m, S), nats."""

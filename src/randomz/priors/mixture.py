@@ -56,8 +56,8 @@ class Mixture(Prior):
 
     def sample(self, count: int, noise: torch.Generator) -> Float[Tensor, "N d"]:
         """Random z: a component by its weight, then a draw from it."""
-        chosen = torch.multinomial(self.weights, count, replacement=True, generator=noise)
-        eps = torch.randn(count, self.means.shape[1], generator=noise)
+        chosen = torch.multinomial(self.weights.cpu(), count, replacement=True, generator=noise).to(self.means.device)
+        eps = torch.randn(count, self.means.shape[1], generator=noise).to(self.means.device)
         return self.means[chosen] + torch.einsum("nij,nj->ni", self.scales[chosen], eps)
 
     def log_prob(self, codes: Float[Tensor, "B d"]) -> Float[Tensor, " B"]:
