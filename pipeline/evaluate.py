@@ -8,13 +8,14 @@ from torch import Tensor
 from randomz.batches import load_split
 from randomz.checkpoint import load_tensors, save_tensors
 from randomz.devices import Done, choose_device, each_seed
-from randomz.evaluation import Ruler, Tree, describe, evaluate_seed, load_model
+from randomz.evaluation import Ruler, Tree, describe, evaluate_seed
 from randomz.files import read_json, write_json
 from randomz.judge import load_judge
 from randomz.params import load_params
 from randomz.priors import Say, build_priors, load_priors
 from randomz.progress import progress
 from randomz.stage import run_stage
+from randomz.trained import load_model
 from randomz.yardstick import load_yardstick
 
 

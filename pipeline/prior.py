@@ -10,13 +10,13 @@ from torch import Tensor
 from randomz.batches import load_split
 from randomz.checkpoint import save_tensors
 from randomz.devices import Done, choose_device, each_seed
-from randomz.evaluation import encode_all, load_model
 from randomz.files import write_csv
 from randomz.params import load_params
 from randomz.priors import Say, build_priors, fit_priors, priors_state
 from randomz.progress import progress
 from randomz.seeding import generator
 from randomz.stage import run_stage
+from randomz.trained import encode_all, load_model
 
 
 def prior(name: str) -> None:

@@ -3,6 +3,7 @@ import os
 import signal
 import struct
 import sys
+import threading
 import time
 from multiprocessing import Pipe
 
@@ -14,6 +15,7 @@ from randomz.devices import DeviceError, Done, Progress, choose_device, each_see
 from randomz.seeding import generator
 
 CPU = torch.device("cpu")
+GPU = torch.device("cuda")  # says how seeds are run; nothing in these tasks is put there
 forks = pytest.mark.skipif(
     sys.platform != "linux", reason="tasks of a test are functions inside it, which only fork takes"
 )
@@ -48,8 +50,39 @@ def test_seeds_in_processes_give_what_each_gives_alone():
         alone_said, alone = gather(each_seed(work, (seed,), CPU))
         assert said[seed] == alone_said[seed]
         assert torch.equal(results[seed]["x"], alone[seed]["x"])
-        assert alone[seed]["pid"] == os.getpid()
+        assert alone[seed]["pid"] != os.getpid()
     assert len({result["pid"] for result in results.values()} | {os.getpid()}) == 4
+
+
+def test_seeds_on_a_gpu_follow_each_other_in_this_process_and_give_the_same():
+    said, results = gather(each_seed(work, (0, 1), GPU))
+    for seed in (0, 1):
+        rows, reference = gather([*each_seed(work, (seed,), CPU)])
+        assert said[seed] == rows[seed]
+        assert torch.equal(results[seed]["x"], reference[seed]["x"])
+        assert results[seed]["pid"] == os.getpid()
+
+
+def test_progress_of_a_gpu_arrives_while_its_seed_runs():
+    go = threading.Event()
+
+    def task(seed, say):
+        say({"step": 0})
+        assert go.wait(10)
+        return seed
+
+    events = each_seed(task, (0,), GPU)
+    assert isinstance(next(events), Progress)
+    go.set()
+    assert [event.result for event in events] == [0]
+
+
+def test_a_failing_seed_of_a_gpu_is_named():
+    def task(seed, say):
+        raise ValueError(f"no {seed}")
+
+    with pytest.raises(DeviceError, match="seed 1: no 1"):
+        list(each_seed(task, (1, 2), GPU))
 
 
 @forks

@@ -13,18 +13,16 @@ from randomz.checkpoint import save_tensors
 from randomz.evaluation import (
     Ruler,
     as_bytes,
-    decode_all,
     describe,
-    encode_all,
     evaluate_seed,
     interval,
-    load_model,
     pca_mse,
     summarise,
 )
 from randomz.models import load_kind
 from randomz.priors import build_priors, fit_priors
 from randomz.seeding import generator
+from randomz.trained import decode_all, encode_all, load_model
 from randomz.trainer import Data, build_seeded, fit
 from randomz.units import bits, per_pixel
 

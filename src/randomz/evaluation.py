@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,16 +16,15 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from randomz.batches import Split, in_chunks, pixels
-from randomz.checkpoint import load_tensors
 from randomz.codebook import codebook_use
 from randomz.judge import Judge
 from randomz.likelihood_bounds import HasPosterior, likelihood_bounds
-from randomz.models import load_kind
 from randomz.models.base import LatentModel
-from randomz.params import EvaluateConfig, Params, VQVAEConfig
+from randomz.params import EvaluateConfig, VQVAEConfig
 from randomz.priors import Priors
 from randomz.quality.images import psnr, squared_error, ssim
 from randomz.seeding import generator, integer
+from randomz.trained import Images, decode_all, encode_all
 from randomz.units import bits, per_pixel
 from randomz.yardstick import Yardstick
 
@@ -34,7 +32,6 @@ ACTIVE_VARIANCE = 0.01  # of mu over images: the threshold of Burda et al. 2016
 PICTURED = {"originals": 20, "pairs": 6, "steps": 11, "samples": 100}
 
 Tree = dict[str, Any]
-Images = Float[Tensor, "N 1 28 28"]
 
 
 @dataclass(frozen=True)
@@ -76,32 +73,6 @@ def evaluate_seed(
         **CURVES[kind](model, codes, ruler),
     }
     return tree, pictures
-
-
-def load_model(params: Params, name: str, weights: Path, device: torch.device) -> LatentModel:
-    """A trained model, ready to encode and decode. Raises ValueError or OSError when the weights do not fit."""
-    config = params.model(name)
-    model = load_kind(config.kind).build(config, params.network)
-    try:
-        model.load_state_dict(load_tensors(weights))
-    except RuntimeError as error:
-        raise ValueError(f"{weights}: does not hold the weights of models.{name}: {error}") from error
-    return model.to(device).eval()
-
-
-@torch.no_grad()
-def encode_all(model: LatentModel, images: UInt8[Tensor, "N 28 28"], noise: torch.Generator | None) -> Tensor:
-    """Codes of a whole split, in order."""
-    return torch.cat([model.encode(x, noise) for x in in_chunks(images)])
-
-
-@torch.no_grad()
-def decode_all(model: LatentModel, codes: Tensor) -> Images:
-    """Mean images of codes, in order."""
-    device = next(
-        model.parameters()
-    ).device  # random codes come from the CPU, where their stream is the same everywhere
-    return torch.cat([model.decode(part.to(device)) for part in codes.split(1000)])
 
 
 def as_bytes(images: Float[Tensor, "*N 1 28 28"]) -> UInt8[Tensor, "*N 28 28"]:
