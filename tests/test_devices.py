@@ -78,7 +78,7 @@ def test_progress_of_a_gpu_arrives_while_its_seed_runs():
 
 
 def test_a_failing_seed_of_a_gpu_is_named():
-    def task(seed, say):
+    def task(seed, _):
         raise ValueError(f"no {seed}")
 
     with pytest.raises(DeviceError, match="seed 1: no 1"):
