@@ -23,11 +23,15 @@ MODELS = {
         "codebook": "ema", "decay": 0.99, "start": "kmeans", "restart": 1.0,
     },
 }  # fmt: skip
+DENSITY = {
+    "gmm": {"codes": 20000, "components": (30, 100), "iterations": 30},
+    "flow": {"transforms": 3, "width": 128, "epochs": 20, "batch_size": 500, "learning_rate": 2e-3},
+}
 PRIORS = {
-    "ae": {"codes": 20000, "components": 100, "iterations": 30},
-    "vae": {"codes": 20000, "components": 100, "iterations": 30},
+    "ae": DENSITY,
+    "vae": DENSITY,
     "vqvae": {
-        "units": 64, "embedding": 32, "depth": 1, "epochs": 10, "batch_size": 250, "learning_rate": 2e-3,
+        "clusters": 512, "units": 64, "embedding": 32, "depth": 1, "epochs": 10, "batch_size": 250, "learning_rate": 2e-3,
         "weight_decay": 0.02, "dropout": 0.1,
     },
 }  # fmt: skip
@@ -43,9 +47,10 @@ def make_params(models=("ae", "vae", "vqvae"), seeds=(0, 1, 2)):
                 "epochs": 1, "batch_size": 256, "learning_rate": 4e-3, "weight_decay": 1e-2, "shift": 0.07,
                 "rotation": 12.0, "seed": 0,
             },
-            "yardstick": {"samples": 10000, "neighbours": 5, "accept": 0.95, "seed": 0},
+            "yardstick": {"reference": "test", "samples": 10000, "neighbours": 5, "accept": 0.95, "seed": 0},
+            "study": {"samples": 5000, "seed": 0},
             "network": {"width": 512, "depth": 2},
-            "train": {"epochs": 5, "batch_size": 256, "learning_rate": 2e-3, "weight_decay": 1e-4, "warmup": 0.1},
+            "train": {"epochs": 5, "batch_size": 256, "learning_rate": 2e-3, "weight_decay": 1e-4, "warmup": 0.1, "binarise": False},
             "models": {name: MODELS[name.partition("-")[0]] for name in models},
             "prior": PRIORS,
             "evaluate": {"samples": 10000, "bound_images": 500, "probe_images": 10000},

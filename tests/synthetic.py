@@ -23,7 +23,10 @@ VQVAE = {
     "kind": "vqvae", "likelihood": "bernoulli", "sigma": None, "grid": 2, "codes": 6, "dimensions": 4, "beta": 0.25,
     "codebook": "ema", "decay": 0.9, "start": "kmeans", "restart": 1.0,
 }  # fmt: skip
-DENSITY = {"codes": 5000, "components": 3, "iterations": 50}
+DENSITY = {
+    "gmm": {"codes": 5000, "components": [2, 3], "iterations": 50},
+    "flow": {"transforms": 2, "width": 8, "epochs": 2, "batch_size": 50, "learning_rate": 1e-2},
+}
 TINY = {
     "seeds": [0, 1],
     "prepare": {"validation": 1000, "seed": 0},
@@ -31,15 +34,16 @@ TINY = {
         "epochs": 2, "batch_size": 20, "learning_rate": 3e-3, "weight_decay": 1e-2, "shift": 0.05, "rotation": 5.0,
         "seed": 0,
     },
-    "yardstick": {"samples": 500, "neighbours": 5, "accept": 0.95, "seed": 0},
+    "yardstick": {"reference": "test", "samples": 500, "neighbours": 5, "accept": 0.95, "seed": 0},
+    "study": {"samples": 500, "seed": 0},
     "network": {"width": 16, "depth": 2},
-    "train": {"epochs": 2, "batch_size": 10, "learning_rate": 5e-3, "weight_decay": 1e-4, "warmup": 0.1},
+    "train": {"epochs": 2, "batch_size": 10, "learning_rate": 5e-3, "weight_decay": 1e-4, "warmup": 0.1, "binarise": False},
     "models": {"ae": AE, "vae": VAE, "vqvae": VQVAE},
     "prior": {
         "ae": DENSITY,
         "vae": DENSITY,
         "vqvae": {
-            "units": 8, "embedding": 4, "depth": 2, "epochs": 2, "batch_size": 25, "learning_rate": 1e-2,
+            "clusters": 4, "units": 8, "embedding": 4, "depth": 2, "epochs": 2, "batch_size": 25, "learning_rate": 1e-2,
             "weight_decay": 0.05, "dropout": 0.1,
         },
     },

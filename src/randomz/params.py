@@ -49,9 +49,15 @@ class JudgeConfig(_Config):
 
 
 class YardstickConfig(_Config):
+    reference: Literal["test", "validation"]
     samples: Annotated[int, Field(ge=500, le=10000)]
     neighbours: Annotated[int, Field(ge=1, le=50)]
     accept: Share
+    seed: Seed
+
+
+class StudyConfig(_Config):
+    samples: Annotated[int, Field(ge=500, le=10000)]
     seed: Seed
 
 
@@ -61,6 +67,7 @@ class TrainConfig(_Config):
     learning_rate: Positive
     weight_decay: NonNegative
     warmup: Share
+    binarise: bool
 
 
 class NetworkConfig(_Config):
@@ -107,13 +114,27 @@ KINDS: dict[str, type[_Model]] = {"ae": AEConfig, "vae": VAEConfig, "vqvae": VQV
 ModelConfig = Annotated[AEConfig | VAEConfig | VQVAEConfig, Field(discriminator="kind")]
 
 
-class DensityPriorConfig(_Config):
+class MixtureConfig(_Config):
     codes: Count
-    components: Annotated[int, Field(ge=1, le=1000)]
+    components: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1)]
     iterations: Count
 
 
+class FlowConfig(_Config):
+    transforms: Count
+    width: Count
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+
+
+class DensityPriorConfig(_Config):
+    gmm: MixtureConfig
+    flow: FlowConfig
+
+
 class CodePriorConfig(_Config):
+    clusters: Count
     units: Count
     embedding: Count
     depth: Annotated[int, Field(ge=0)]
@@ -145,12 +166,23 @@ class Params(_Config):
     prepare: PrepareConfig
     judge: JudgeConfig
     yardstick: YardstickConfig
+    study: StudyConfig
     network: NetworkConfig
     train: TrainConfig
     models: Annotated[dict[ModelName, ModelConfig], Field(min_length=1)]
     prior: PriorConfig
     evaluate: EvaluateConfig
     publish: PublishConfig
+
+    @model_validator(mode="after")
+    def _only_bernoulli_is_binarised(self) -> "Params":
+        others = [name for name, model in self.models.items() if model.likelihood != "bernoulli"]
+        if self.train.binarise and others:
+            raise ValueError(
+                f"train.binarise is true, but models.{others[0]}.likelihood is {self.models[others[0]].likelihood}; "
+                "with binarised images bernoulli is accepted"
+            )
+        return self
 
     @model_validator(mode="after")
     def _seeds_are_unique(self) -> "Params":
