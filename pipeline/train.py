@@ -9,29 +9,32 @@ from torch import Tensor
 from randomz.batches import load_split
 from randomz.checkpoint import save_tensors
 from randomz.devices import Done, choose_device, each_seed
-from randomz.files import write_csv
+from randomz.files import empty_folder, write_csv
 from randomz.live import LiveRuns
 from randomz.models import load_kind
 from randomz.params import load_params
 from randomz.progress import progress
-from randomz.stage import run_stage
+from randomz.resume import identity_of, open_checkpoints
+from randomz.stage import SCRATCH, run_stage
 from randomz.trainer import Data, Row, Say, build_seeded, fit
+
+TRAIN, VALIDATION = Path("data/train.safetensors"), Path("data/validation.safetensors")
 
 
 def train(name: str) -> None:
-    """Fit every seed; write weights and history once all are done."""
+    """Fit every seed, or go on with it; write weights and history once all are done."""
     params = load_params()
     config = params.model(name)
     device = choose_device()
     kind = load_kind(config.kind)
-    data = Data(
-        train=load_split(Path("data/train.safetensors"), device),
-        validation=load_split(Path("data/validation.safetensors"), device),
-    )
+    data = Data(train=load_split(TRAIN, device), validation=load_split(VALIDATION, device))
+    used = params.model_dump(mode="json", include={"seeds", "network", "train"})
+    identity = identity_of(used | {"model": config.model_dump(mode="json")}, (TRAIN, VALIDATION), device)
+    checkpoints = open_checkpoints(SCRATCH / f"train@{name}", identity)
 
     def task(seed: int, say: Say) -> dict[str, Tensor]:
         model = build_seeded(lambda: kind.build(config, params.network), seed).to(device)
-        for row in fit(model, kind.loss, data, params.train, seed):
+        for row in fit(model, kind.loss, data, params.train, seed, checkpoints.within(f"seed-{seed}")):
             say(row)
         return {key: tensor.cpu() for key, tensor in model.state_dict().items()}
 
@@ -49,9 +52,12 @@ def train(name: str) -> None:
                 rows.append(event.row)
                 live.log(event.seed, event.row)
                 bar.advance({"loss": event.row["validation_total"]})
+    weights = Path(f"artifacts/{name}/weights")
+    empty_folder(weights)
     for seed, state in states.items():
-        save_tensors(Path(f"artifacts/{name}/weights/seed-{seed}.safetensors"), state)
+        save_tensors(weights / f"seed-{seed}.safetensors", state)
     write_csv(Path(f"reports/{name}/history.csv"), sorted(rows, key=itemgetter("seed", "epoch")))
+    checkpoints.clear()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 
 from randomz.checkpoint import save_tensors
-from randomz.lock import md5
+from randomz.fingerprint import md5
 from randomz.models import load_kind
 from randomz.params import load_params
 

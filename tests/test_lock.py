@@ -2,12 +2,10 @@ import re
 from pathlib import Path
 
 import pytest
-from dvc_data.hashfile.hash_info import HashInfo
-from dvc_data.hashfile.meta import Meta
-from dvc_data.hashfile.tree import Tree
 from ruamel.yaml import YAML
 
-from randomz.lock import Entry, LockError, differences, md5, read_lock
+from randomz.fingerprint import md5
+from randomz.lock import Entry, LockError, differences, read_lock
 
 LOCK = """
 schema: '2.0'
@@ -115,27 +113,6 @@ def test_a_lock_that_is_none_is_one_clear_line(tmp_path, content, message):
         read_lock(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
-
-
-def test_the_md5_of_a_file_is_the_known_one(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert md5(tmp_path / "a") == "900150983cd24fb0d6963f7d28e17f72"
-    (tmp_path / "crlf").write_bytes(b"a\r\nb")
-    (tmp_path / "lf").write_bytes(b"a\nb")
-    assert md5(tmp_path / "crlf") != md5(tmp_path / "lf")
-
-
-def test_the_md5_of_a_folder_is_dvcs_own(tmp_path):
-    names = ["seed-10.safetensors", "seed-2.safetensors", "a/b.txt", "a-b", "é.txt"]
-    tree = Tree()
-    for name in names:
-        path = tmp_path / "folder" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-        tree.add(tuple(name.split("/")), Meta(), HashInfo("md5", md5(path)))
-    tree.digest()
-    assert md5(tmp_path / "folder") == tree.hash_info.value
-    assert md5(tmp_path / "folder").endswith(".dir")
 
 
 @pytest.fixture

@@ -6,9 +6,11 @@ from synthetic import blobs, tiny_model, tiny_params
 
 from randomz.batches import epoch_order, in_chunks, pixels
 from randomz.evaluation import as_bytes
+from randomz.finite import NonFiniteLossError
+from randomz.resume import Checkpoints
 from randomz.schedule import one_cycle
 from randomz.seeding import generator
-from randomz.trainer import Data, NonFiniteLossError, fit, mean_terms
+from randomz.trainer import Data, fit, mean_terms
 
 KINDS = ("ae", "vae", "vqvae")
 
@@ -220,30 +222,115 @@ def test_training_lowers_the_loss_on_validation_images(name, data):
     assert rows[1]["validation_total"] < rows[0]["validation_total"] < before
 
 
-def test_a_loss_that_is_not_finite_stops_the_training_by_name(data):
-    model, loss = tiny_model("vae")
+def breaking(loss, step):
+    """The loss function with NaN for the total of one step of training, counted from 1."""
     steps = []
 
-    def breaking(model, output, x):
+    def broken(model, output, x):
         terms = loss(model, output, x)
         steps.append(model.training)
-        if sum(steps) == 15:
+        if model.training and sum(steps) == step:
             terms.total.data.fill_(math.nan)
         return terms
 
-    epochs = fit(model, breaking, data, tiny_params().train, 8)
+    return broken
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_by_name(data):
+    model, loss = tiny_model("vae")
+    epochs = fit(model, breaking(loss, 15), data, tiny_params().train, 8)
     next(epochs)
     with pytest.raises(
-        NonFiniteLossError, match=r"^seed 8, epoch 2, by step 20: train_total = nan; a finite loss is accepted$"
+        NonFiniteLossError, match=r"^epoch 2, step 15: train_total = nan; a finite loss is accepted$"
     ):
         next(epochs)
+
+
+def test_a_validation_loss_that_is_not_finite_is_not_kept(data, tmp_path):
+    model, loss = tiny_model("ae")
+
+    def broken(model, output, x):
+        terms = loss(model, output, x)
+        if not model.training:
+            terms.reconstruction.fill_(math.inf)
+        return terms
+
+    with pytest.raises(NonFiniteLossError, match="^after epoch 1: validation_total = inf, validation_reconstruction"):
+        list(fit(model, broken, data, tiny_params().train, 0, Checkpoints(tmp_path)))
+    assert Checkpoints(tmp_path).load() is None
 
 
 def test_a_learning_rate_out_of_all_bounds_is_such_a_loss(data):
     model, loss = tiny_model("vae")
     config = tiny_params(train={"learning_rate": 1e9}).train
-    with pytest.raises(NonFiniteLossError, match="seed 0, epoch 1, by step 10: train_total = "):
+    with pytest.raises(NonFiniteLossError, match=r"^epoch 1, step \d+: train_total = "):
         list(fit(model, loss, data, config, 0))
+
+
+FOUR_EPOCHS = tiny_params(train={"epochs": 4}).train
+
+
+def train_on(name, data, folder, epochs, **changes):
+    """A new model that goes on from the checkpoints in the folder, its rows up to this epoch; then it is thrown away."""
+    model, loss = tiny_model(name, 5, **changes)
+    rows = []
+    for row in fit(model, loss, data, FOUR_EPOCHS, 5, Checkpoints(folder)):
+        rows.append(row)
+        if len(rows) == epochs:
+            break
+    return model, rows
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, {}) for name in KINDS),
+        ("vae", {"likelihood": "gaussian", "sigma": "calibrated"}),
+        ("vqvae", {"codebook": "gradient"}),
+    ],
+)
+@pytest.mark.parametrize("stops", [(1,), (3,), (2, 3), (4,)])
+def test_a_fit_that_is_stopped_and_goes_on_gives_the_same_bits(name, changes, stops, data, tmp_path):
+    whole, expected = train_on(name, data, tmp_path / "whole", 4, **changes)
+    for epochs in stops:
+        _, before = train_on(name, data, tmp_path / "stopped", epochs, **changes)
+        assert before == expected[:epochs]
+    resumed, rows = train_on(name, data, tmp_path / "stopped", 4, **changes)
+    assert_same_weights(whole, resumed)
+    assert rows == expected
+    files = [sorted((tmp_path / folder).iterdir()) for folder in ("whole", "stopped")]
+    assert [file.name for file in files[0]] == [file.name for file in files[1]]  # a name has the hash of the state
+
+
+def test_checkpoints_change_nothing(data, tmp_path):
+    plain, rows = train("vqvae", data)
+    model, loss = tiny_model("vqvae")
+    assert list(fit(model, loss, data, tiny_params().train, 0, Checkpoints(tmp_path))) == rows
+    assert_same_weights(plain, model)
+
+
+def test_a_fit_goes_on_from_where_it_stood_and_not_from_the_start(data, tmp_path):
+    train_on("ae", data, tmp_path, 3)
+    model, loss = tiny_model("ae", 5)
+    steps = []
+
+    def counted(model, output, x):
+        steps.append(model.training)
+        return loss(model, output, x)
+
+    assert len(list(fit(model, counted, data, FOUR_EPOCHS, 5, Checkpoints(tmp_path)))) == 4
+    assert sum(steps) == 10  # of 40
+
+
+def test_a_loss_that_is_not_finite_leaves_the_epoch_before(data, tmp_path):
+    model, loss = tiny_model("vae", 5)
+    with pytest.raises(NonFiniteLossError, match="^epoch 3, step 21: "):
+        list(fit(model, breaking(loss, 21), data, FOUR_EPOCHS, 5, Checkpoints(tmp_path)))
+    whole, expected = train_on("vae", data, tmp_path / "whole", 4)
+    assert Checkpoints(tmp_path).load().rows == expected[:2]
+    resumed, rows = train_on("vae", data, tmp_path, 4)
+    assert_same_weights(whole, resumed)
+    assert rows == expected
 
 
 def test_an_epoch_is_a_permutation_of_its_own():

@@ -1,32 +1,45 @@
-"""Atomic files of tensors: the old file or the whole new one, never a part, and the same bytes each time."""
+"""Files of tensors: the same bytes each time, and the old file or the whole new one, never a part."""
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from randomz.files import write_bytes
 
-def _serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> bytes:
+
+def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Tensors, of any shape and on any device, as the bytes of a safetensors file: equal content gives equal bytes.
+
+    Raises RuntimeError when two of the tensors share memory.
+    """
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     written = save(contiguous, dict(metadata) if metadata else None)
-    end = 8 + int.from_bytes(written[:8], "little")
     # safetensors writes the metadata's keys in an order that changes from call to call.
-    header = json.dumps(json.loads(written[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header = json.dumps(_header(written), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    return b"".join([len(header).to_bytes(8, "little"), header, memoryview(written)[end:]])
+    return b"".join([len(header).to_bytes(8, "little"), header, memoryview(written)[_end(written) :]])
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def deserialise(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors, on the CPU, and the metadata. Raises ValueError when the bytes are no whole safetensors file."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return load(content), _header(content).get("__metadata__", {})
+    except SafetensorError as error:
+        raise ValueError(f"{len(content)} bytes that are no whole safetensors file ({error})") from error
+
+
+def _end(content: bytes) -> int:
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(content[8 : _end(content)])
+    return header
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -40,19 +53,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         OSError: the file cannot be written.
 
     """
-    content = _serialise(tensors, metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own, so that two writers at once never share a half-written file.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    write_bytes(path, serialise(tensors, metadata))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -66,8 +67,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     # Bytes rather than a memory map: the tensors then outlive a replacement of the file on any system.
     content = path.read_bytes()
     try:
-        return load(content)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path}: {len(content)} bytes that are no whole safetensors file ({error}); write it anew"
-        ) from error
+        return deserialise(content)[0]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; write it anew") from error

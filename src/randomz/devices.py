@@ -1,6 +1,5 @@
 """Which device a stage runs on, and its seeds side by side: in processes on a CPU, one after the other on a GPU."""
 
-import ctypes
 import multiprocessing
 import os
 import pickle
@@ -17,8 +16,9 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from randomz.orphans import die_with_parent
+
 VARIABLE = "RANDOMZ_DEVICE"
-PR_SET_PDEATHSIG = 1
 
 
 class DeviceError(RuntimeError):
@@ -137,12 +137,3 @@ def _work(task: Task, seed: int, send: Callable[[Any], None]) -> None:
     except Exception as error:  # noqa: BLE001 (whatever it is, the parent has to hear of it)
         detail = "" if isinstance(error, ValueError) else "\n" + traceback.format_exc()
         send(_Failed(seed, f"{error}{detail}"))
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when its parent dies, so that no orphan writes what a second run writes too."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call
-        os.kill(os.getpid(), signal.SIGKILL)

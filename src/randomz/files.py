@@ -1,18 +1,23 @@
-"""Small text files, written atomically: the old content or the whole new one, never a part."""
+"""Files, written atomically: the old content or the whole new one, never a part."""
 
 import csv
 import io
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file through a temporary one beside it. Missing folders are made."""
+    """Write a file through a temporary one beside it; whatever error stops it, no temporary file stays.
+
+    Missing folders are made. Raises OSError when the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, so that two writers at once never share a half-written file.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -22,6 +27,22 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def empty_folder(path: Path) -> None:
+    """Make the folder, or take out what stands in it: a process that is killed leaves temporary files behind."""
+    if path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
 
 
 def write_json(path: Path, tree: Mapping[str, Any]) -> None:

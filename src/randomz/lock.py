@@ -1,7 +1,6 @@
 """dvc.lock: what each stage was last run with, and whether the files at hand are still those."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from randomz.fingerprint import canonical, md5
+
 LOCK_FILE = Path("dvc.lock")
-CHUNK = 1 << 20  # bytes that are hashed at a time
 
 
 class LockError(ValueError):
@@ -84,29 +84,6 @@ def differences(stages: Iterable[Stage], root: Path = Path()) -> list[str]:
     files = sorted({file for stage in stages for file in stage.params})
     values = {file: _read_yaml(root / file) for file in files}
     return lines + list(dict.fromkeys(line for stage in stages for line in _changed_params(stage, values)))
-
-
-def md5(path: Path) -> str:
-    """The md5 that DVC gives a file, or a folder (ends in `.dir`). Raises FileNotFoundError."""
-    if not path.is_dir():
-        return _file_md5(path)
-    # DVC's own form: a JSON list of the files below, ordered by path.
-    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-    listing = [{"md5": _file_md5(file), "relpath": name} for name, file in files]
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def canonical(value: Any) -> bytes:  # noqa: ANN401 (whatever JSON can hold)
-    """Equal values give equal bytes, whatever the order of their keys."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _file_md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _changed_output(stage: Stage, entry: Entry, root: Path) -> str | None:

@@ -4,7 +4,6 @@ Files are the truth. A record is a function of dvc.lock, params.yaml and the out
 """
 
 import csv
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from randomz.lock import Lock, Stage, canonical, differences
+from randomz.fingerprint import fingerprint
+from randomz.lock import Lock, Stage, differences
 from randomz.params import Params
 from randomz.sheets import sheet_names
 
@@ -91,7 +91,7 @@ def _run(lock: Lock, params: Params, model: str, seed: int, stages: Mapping[str,
             "model": model,
             "kind": kind,
             "seed": str(seed),
-            "fingerprint": _fingerprint(identity),
+            "fingerprint": fingerprint(identity),
             **{f"dvc.{name}": stage.md5() for name, stage in stages.items()},
             "dvc.yardstick": yardstick.md5(),
         },
@@ -114,7 +114,7 @@ def _report(stage: Stage, params: Params) -> Record:
     }
     return Record(
         name=REPORT,
-        tags={"kind": REPORT, "fingerprint": _fingerprint(stage.identity()), f"dvc.{REPORT}": stage.md5()},
+        tags={"kind": REPORT, "fingerprint": fingerprint(stage.identity()), f"dvc.{REPORT}": stage.md5()},
         params={"models": ", ".join(params.models), "seeds": ", ".join(map(str, params.seeds))},
         metrics=ratios,
         files=dict(_report_files(stage)),
@@ -127,10 +127,6 @@ def _report_files(stage: Stage) -> Iterator[tuple[str, Path]]:
         for file in files:
             if file.is_file():
                 yield file.as_posix().removeprefix("reports/"), file
-
-
-def _fingerprint(identity: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical(identity)).hexdigest()[:32]
 
 
 def _config(params: Params, model: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from randomz.devices import DeviceError
+from randomz.orphans import die_with_dvc
 
 SCRATCH = Path("scratch")
 
@@ -14,8 +15,9 @@ SCRATCH = Path("scratch")
 def run_stage(name: str, work: Callable[[], None]) -> int:
     """Do the work of a stage under its lock; the exit status is 1, with a line on standard error, where it fails.
 
-    A run that was killed may leave a child that still writes; a second writer of the same outputs refuses at once.
+    A second writer of the same outputs refuses at once: its children hold the lock too, should they outlive it.
     """
+    die_with_dvc()
     SCRATCH.mkdir(exist_ok=True)
     lock = SCRATCH / f"{name}.lock"
     with lock.open("a+") as file:

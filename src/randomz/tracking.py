@@ -356,6 +356,7 @@ def serve(lines: Iterable[str]) -> None:
     messages = map(json.loads, lines)
     first = next(messages)
     mirror = open_mirror(find_place(), first["experiment"])
+    _supersede(mirror, _given_up(mirror, {run_name(first["model"], seed) for seed in first["seeds"]}))
     runs = {seed: _start_live(mirror, first["model"], first["kind"], seed) for seed in first["seeds"]}
     status = "KILLED"
     for message in messages:
@@ -366,6 +367,12 @@ def serve(lines: Iterable[str]) -> None:
         mirror.client.log_batch(runs[message["seed"]], metrics=metrics)
     for run_id in runs.values():
         mirror.client.set_terminated(run_id, status)
+
+
+def _given_up(mirror: Mirror, names: set[str]) -> list[Run]:
+    """Earlier live runs of these records that nothing writes any more: training that goes on logs all epochs anew."""
+    earlier = [r for r in _runs(mirror) if r.data.tags[STATUS] == LIVE and r.data.tags.get(RUN) in names]
+    return [run for run in earlier if not _is_written(run)]
 
 
 def _start_live(mirror: Mirror, model: str, kind: str, seed: int) -> str:

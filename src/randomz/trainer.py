@@ -1,6 +1,5 @@
 """Fit one model for one seed. It knows no model by name, no stage and no tracking."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +8,10 @@ import torch
 from torch import Tensor
 
 from randomz.batches import Split, epoch_order, in_chunks, pixels
+from randomz.finite import check_finite, check_steps
 from randomz.models.base import LatentModel, Loss
 from randomz.params import TrainConfig
+from randomz.resume import Checkpoints, restore, training_state
 from randomz.schedule import one_cycle
 from randomz.seeding import generator, integer
 
@@ -19,10 +20,6 @@ START_IMAGES = 5000  # that a codebook starts from
 LossFunction = Callable[[Any, Any, Tensor], Loss]
 Row = dict[str, float]
 Say = Callable[[Row], None]
-
-
-class NonFiniteLossError(ValueError):
-    """The loss became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +37,22 @@ def build_seeded(build: Callable[[], LatentModel], seed: int) -> LatentModel:
         return build()
 
 
-def fit(model: LatentModel, loss: LossFunction, data: Data, config: TrainConfig, seed: int) -> Iterator[Row]:
+def fit(
+    model: LatentModel,
+    loss: LossFunction,
+    data: Data,
+    config: TrainConfig,
+    seed: int,
+    checkpoints: Checkpoints | None = None,
+) -> Iterator[Row]:
     """Train in place; after each epoch yield its row of history.
 
     A row holds `seed`, `epoch` (from 1), `learning_rate`, every loss term as `train_<term>` (mean over the epoch's
     steps) and `validation_<term>` (mean over the split), nats per image, and the model's own diagnostics.
-    Raises NonFiniteLossError that names seed, epoch and step.
+    With `checkpoints`, a fit that was stopped goes on after its last epoch, to the same bits as if it never had been;
+    the rows before come again first.
+    Raises NonFiniteLossError that names epoch and step; the checkpoint of the epoch before stays.
     """
-    device = data.train.images.device
     optimiser = torch.optim.AdamW(
         model.parameters(),
         lr=config.learning_rate,
@@ -55,49 +60,59 @@ def fit(model: LatentModel, loss: LossFunction, data: Data, config: TrainConfig,
         betas=(0.9, 0.99),
         fused=True,
     )
-    model.start(pixels(data.train.images[:START_IMAGES]), generator("start", seed))
-    for epoch in range(config.epochs):
-        order = epoch_order(len(data.train), config.batch_size, seed, epoch).to(device)
-        steps = len(order)
-        model.train()
-        sums: dict[str, Tensor] = {}
-        for index, batch in enumerate(order):
-            step = epoch * steps + index
-            optimiser.param_groups[0]["lr"] = one_cycle(
-                step, config.epochs * steps, config.learning_rate, config.warmup
-            )
-            noise = generator("noise", seed, step)
-            x = pixels(data.train.images[batch])
-            output = model(x, noise)
-            terms = loss(model, output, x)
-            optimiser.zero_grad()
-            terms.total.mean().backward()
-            optimiser.step()
-            model.after_step(output, noise)
-            for name, term in terms.terms().items():
-                sums[name] = sums.get(name, torch.zeros((), device=device)) + term.detach().mean()
-        train = {f"train_{name}": float(total) / steps for name, total in sums.items()}
-        _check_finite(train, seed, epoch + 1, (epoch + 1) * steps)
-        validation = {
-            f"validation_{name}": value for name, value in mean_terms(model, loss, data.validation, seed).items()
-        }
+    saved = checkpoints.load() if checkpoints else None
+    if saved:
+        restore(model, optimiser, saved.tensors)
+    else:
+        model.start(pixels(data.train.images[:START_IMAGES]), generator("start", seed))
+    rows: list[Row] = saved.rows if saved else []
+    yield from list(rows)
+    for epoch in range(len(rows) + 1, config.epochs + 1):
+        train = _train_epoch(model, loss, optimiser, data.train, config, seed, epoch)
+        held_out = mean_terms(model, loss, data.validation, seed)
+        validation = {f"validation_{name}": value for name, value in held_out.items()}
+        check_finite(validation, f"after epoch {epoch}")
         rate = optimiser.param_groups[0]["lr"]
-        yield {
-            "seed": seed,
-            "epoch": epoch + 1,
-            "learning_rate": rate,
-            **train,
-            **validation,
-            **model.diagnostics(),
-        }
-
-
-def _check_finite(means: dict[str, float], seed: int, epoch: int, step: int) -> None:
-    wrong = [f"{name} = {value}" for name, value in means.items() if not math.isfinite(value)]
-    if wrong:
-        raise NonFiniteLossError(
-            f"seed {seed}, epoch {epoch}, by step {step}: {', '.join(wrong)}; a finite loss is accepted"
+        rows.append(
+            {"seed": seed, "epoch": epoch, "learning_rate": rate, **train, **validation, **model.diagnostics()}
         )
+        if checkpoints:
+            checkpoints.save(training_state(model, optimiser), rows)
+        yield rows[-1]
+
+
+def _train_epoch(
+    model: LatentModel,
+    loss: LossFunction,
+    optimiser: torch.optim.Optimizer,
+    train: Split,
+    config: TrainConfig,
+    seed: int,
+    epoch: int,
+) -> dict[str, float]:
+    """One pass over the images; the mean of each loss term over its steps, as `train_<term>`."""
+    order = epoch_order(len(train), config.batch_size, seed, epoch - 1).to(train.images.device)
+    model.train()
+    history: dict[str, list[Tensor]] = {}
+    for index, batch in enumerate(order):
+        step = (epoch - 1) * len(order) + index
+        optimiser.param_groups[0]["lr"] = one_cycle(
+            step, config.epochs * len(order), config.learning_rate, config.warmup
+        )
+        noise = generator("noise", seed, step)
+        x = pixels(train.images[batch])
+        output = model(x, noise)
+        terms = loss(model, output, x)
+        optimiser.zero_grad()
+        terms.total.mean().backward()
+        optimiser.step()
+        model.after_step(output, noise)
+        for name, term in terms.terms().items():
+            history.setdefault(f"train_{name}", []).append(term.detach().mean())
+    # Read once an epoch: to look at each step would make a GPU wait for it.
+    means = {name: torch.stack(values).cpu() for name, values in history.items()}
+    check_steps(means, epoch)
+    return {name: float(values.double().mean()) for name, values in means.items()}
 
 
 @torch.no_grad()
