@@ -22,7 +22,7 @@ die_with_dvc()
 pathlib.Path("asked").touch()
 time.sleep(60)
 """
-# Like DVC, which sets the variable for what it starts; with `between`, a shell waits for the stage and does not become it.
+# Like DVC, which sets the variable for what it starts; with `between`, a shell waits for the stage.
 STARTER = """
 import os, subprocess, sys
 between, stage = sys.argv[1:]

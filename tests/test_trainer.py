@@ -240,9 +240,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_by_name(data):
     model, loss = tiny_model("vae")
     epochs = fit(model, breaking(loss, 15), data, tiny_params().train, 8)
     next(epochs)
-    with pytest.raises(
-        NonFiniteLossError, match=r"^epoch 2, step 15: train_total = nan; a finite loss is accepted$"
-    ):
+    with pytest.raises(NonFiniteLossError, match=r"^epoch 2, step 15: train_total = nan; a finite loss is accepted$"):
         next(epochs)
 
 
@@ -255,7 +253,7 @@ def test_a_validation_loss_that_is_not_finite_is_not_kept(data, tmp_path):
             terms.reconstruction.fill_(math.inf)
         return terms
 
-    with pytest.raises(NonFiniteLossError, match="^after epoch 1: validation_total = inf, validation_reconstruction"):
+    with pytest.raises(NonFiniteLossError, match=r"^after epoch 1: validation_total = inf, validation_reconstruction"):
         list(fit(model, broken, data, tiny_params().train, 0, Checkpoints(tmp_path)))
     assert Checkpoints(tmp_path).load() is None
 
@@ -271,7 +269,7 @@ FOUR_EPOCHS = tiny_params(train={"epochs": 4}).train
 
 
 def train_on(name, data, folder, epochs, **changes):
-    """A new model that goes on from the checkpoints in the folder, its rows up to this epoch; then it is thrown away."""
+    """A new model that goes on from the checkpoints in the folder up to this epoch, and its rows."""
     model, loss = tiny_model(name, 5, **changes)
     rows = []
     for row in fit(model, loss, data, FOUR_EPOCHS, 5, Checkpoints(folder)):
@@ -324,7 +322,7 @@ def test_a_fit_goes_on_from_where_it_stood_and_not_from_the_start(data, tmp_path
 
 def test_a_loss_that_is_not_finite_leaves_the_epoch_before(data, tmp_path):
     model, loss = tiny_model("vae", 5)
-    with pytest.raises(NonFiniteLossError, match="^epoch 3, step 21: "):
+    with pytest.raises(NonFiniteLossError, match=r"^epoch 3, step 21: "):
         list(fit(model, breaking(loss, 21), data, FOUR_EPOCHS, 5, Checkpoints(tmp_path)))
     whole, expected = train_on("vae", data, tmp_path / "whole", 4)
     assert Checkpoints(tmp_path).load().rows == expected[:2]

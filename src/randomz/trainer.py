@@ -73,9 +73,7 @@ def fit(
         validation = {f"validation_{name}": value for name, value in held_out.items()}
         check_finite(validation, f"after epoch {epoch}")
         rate = optimiser.param_groups[0]["lr"]
-        rows.append(
-            {"seed": seed, "epoch": epoch, "learning_rate": rate, **train, **validation, **model.diagnostics()}
-        )
+        rows.append({"seed": seed, "epoch": epoch, "learning_rate": rate, **train, **validation, **model.diagnostics()})
         if checkpoints:
             checkpoints.save(training_state(model, optimiser), rows)
         yield rows[-1]

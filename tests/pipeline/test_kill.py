@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # the first optimiser loads it, for seconds; loaded here, every fork has it
 from synthetic import blobs
 from workspace import ENVIRONMENT, edit_params, make_workspace, run
 
+import randomz.models.vqvae  # noqa: F401
 from pipeline import train as stage
 from randomz import files, trainer
 from randomz.checkpoint import save_tensors
