@@ -35,7 +35,7 @@ def test_an_experiment_keeps_its_result_and_leaves_the_workspace_alone(tmp_path)
     assert tree["kind"] == "vae"
     assert len(tree["sampling"]["standard_normal"]["fd_ratio"]["per_seed"]) == 1
     # Only the result is new; what the stages wrote stays in the experiment.
-    assert run(workspace, "git", "status", "--porcelain").stdout.split() == ["??", "reports/"]
+    assert run(workspace, "git", "status", "--porcelain").stdout == "?? reports/experiments/free.json\n"
     assert [path.name for path in (workspace / "reports").rglob("*.json")] == ["free.json"]
     assert not (workspace / "artifacts").exists()
     assert (workspace / "params.yaml").read_bytes() == params

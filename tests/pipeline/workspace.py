@@ -101,6 +101,8 @@ def make_workspace(workspace):
             shutil.copy(source, workspace / name)
     edit_params(workspace, TINY)
     write_digits(workspace / "data")
+    (workspace / "reports/experiments").mkdir(parents=True)
+    (workspace / "reports/experiments/.gitkeep").touch()
     run(workspace, "git", "init", "--quiet", "--initial-branch", "main")
     run(workspace, "git", "config", "user.name", "tester")
     run(workspace, "git", "config", "user.email", "tester@localhost")
