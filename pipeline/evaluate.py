@@ -35,7 +35,7 @@ def evaluate(name: str) -> None:
 
     def task(seed: int, _: Say) -> tuple[Tree, dict[str, Tensor]]:
         model = load_model(params, name, Path(f"artifacts/{name}/weights/seed-{seed}.safetensors"), device)
-        priors = build_priors(params, name, seed)
+        priors = build_priors(params, name, model, seed)
         load_priors(priors, load_tensors(Path(f"artifacts/{name}/priors/seed-{seed}.safetensors")), device)
         return evaluate_seed(model, kind, priors, ruler, seed)
 

@@ -30,7 +30,7 @@ def prior(name: str) -> None:
         model = load_model(params, name, Path(f"artifacts/{name}/weights/seed-{seed}.safetensors"), device)
         codes = encode_all(model, train.images, generator("prior codes", seed))
         held_out = encode_all(model, validation.images, generator("prior validation codes", seed))
-        priors = build_priors(params, name, seed)
+        priors = build_priors(params, name, model, seed)
         fit_priors(priors, codes, held_out, seed, say)
         return priors_state(priors)
 

@@ -1,7 +1,10 @@
 import json
+import math
 
+import numpy as np
 import pytest
 from fabricated import make_params, metrics, over_seeds, quality
+from scipy import stats
 
 from randomz.claims import ONE_SEED, QUESTIONS, Claim, Estimate, compute_claims, lookup, model_of_kind
 
@@ -11,6 +14,7 @@ IDS = [
     "vae-random-z-is-a-digit",
     "kl-orders-the-latent",
     "elbo-is-a-lower-bound",
+    "vae-without-kl-is-an-ae",
     "vq-codes-are-used",
     "vq-uniform-codes-are-junk",
     "vq-needs-a-prior",
@@ -22,12 +26,26 @@ def interval(mean, low, high):
     return {"mean": mean, "low": low, "high": high, "per_seed": [low, mean, high]}
 
 
+WITHOUT_KL = "experiments/vae-without-kl/models/vae"
+
+
+def without_kl(seeds):
+    "The result of the experiment of that name: an AE's samples, and a sigma of next to nothing."
+    model = metrics("vae", seeds)
+    model["kl"]["posterior_deviation"] = over_seeds(0.001, seeds)
+    model["sampling"]["standard_normal"] = {
+        name: over_seeds(value, seeds) for name, value in {"fd_ratio": 1500.0, **quality(1500.0)}.items()
+    }
+    return {"name": "vae-without-kl", "models": {"vae": model}}
+
+
 def make_tree(models=("ae", "vae", "vqvae"), seeds=3):
     "A tree of which every claim is true."
     params = make_params(models, range(seeds))
     tree = {
         "floor": quality(1.0),
         "models": {name: metrics(config.kind, seeds) for name, config in params.models.items()},
+        "experiments": {"vae-without-kl": without_kl(seeds)},
     }
     for name, config in params.models.items():
         rate = {"ae": 0.1, "vae": 0.7, "vqvae": 0.2}[config.kind]
@@ -71,6 +89,12 @@ FALSIFIED = [
     ("kl-orders-the-latent", "models/vae/latent/fd_interpolation", (170, 169, 171)),
     ("kl-orders-the-latent", "models/ae/latent/fd_interpolation", (160, 70, 250)),
     ("elbo-is-a-lower-bound", "models/vae/kl/bound/100", (-102, -103, -101)),
+    ("vae-without-kl-is-an-ae", f"{WITHOUT_KL}/kl/posterior_deviation", (0.06, 0.055, 0.065)),
+    ("vae-without-kl-is-an-ae", f"{WITHOUT_KL}/kl/posterior_deviation", (0.04, 0.03, 0.05)),
+    ("vae-without-kl-is-an-ae", f"{WITHOUT_KL}/sampling/standard_normal/fd_ratio", (99, 98, 99.9)),
+    ("vae-without-kl-is-an-ae", f"{WITHOUT_KL}/sampling/standard_normal/fd_ratio", (500, 99.9, 900)),
+    ("vae-without-kl-is-an-ae", f"{WITHOUT_KL}/sampling/standard_normal/digit_rate", (0.6, 0.59, 0.61)),
+    ("vae-without-kl-is-an-ae", f"{WITHOUT_KL}/sampling/standard_normal/digit_rate", (0.3, 0.1, 0.5)),
     ("vq-codes-are-used", "models/vqvae/codebook/usage", (0.94, 0.93, 0.95)),
     ("vq-codes-are-used", "models/vqvae/codebook/usage", (0.96, 0.94, 0.98)),
     ("vq-codes-are-used", "models/vqvae/codebook/perplexity", (150, 149, 151)),
@@ -93,8 +117,25 @@ def test_a_figure_on_the_wrong_side_or_an_overlap_makes_a_claim_false(claim, pat
 
 def test_the_digit_rate_of_junk_is_held_against_that_of_real_digits():
     tree, models = make_tree()
-    put(tree, "floor/digit_rate", 0.2)
-    assert verdicts(tree, models)["ae-random-z-is-junk"] is False
+    put(tree, "floor/digit_rate", 0.05)
+    answers = verdicts(tree, models)
+    assert answers["ae-random-z-is-junk"] is False
+    assert answers["vae-without-kl-is-an-ae"] is False
+
+
+def test_without_the_result_of_its_experiment_a_claim_is_open():
+    tree, models = make_tree()
+    question = next(question for question in QUESTIONS if question.id == "vae-without-kl-is-an-ae")
+    expected = Claim(question.id, question.statement, {}, None)
+    del tree["experiments"]["vae-without-kl"]
+    assert expected in compute_claims(tree, models)
+    del tree["experiments"]
+    assert expected in compute_claims(tree, models)
+
+
+def test_an_experiment_is_asked_whatever_models_there_are():
+    tree, models = make_tree(("vqvae",))
+    assert verdicts(tree, models)["vae-without-kl-is-an-ae"] is True
 
 
 def test_a_larger_codebook_asks_for_more_perplexity():
@@ -136,7 +177,7 @@ def test_bounds_are_ordered_by_number_and_one_alone_shows_nothing():
 def test_a_claim_without_its_models_is_open(present):
     tree, models = make_tree(present)
     for question, claim in zip(QUESTIONS, compute_claims(tree, models), strict=True):
-        if set(question.kinds) <= set(present):
+        if question.experiment or set(question.kinds) <= set(present):
             assert claim.holds is not None
         else:
             assert claim == Claim(question.id, question.statement, {}, None)
@@ -151,6 +192,55 @@ def test_the_model_named_like_its_kind_stands_for_it_and_else_the_first():
     assert model_of_kind(misnamed, "ae") == "plain"
 
 
+def per_seed(*values):
+    return Estimate.over_seeds([float(value) for value in values]).to_json()
+
+
+def test_two_samplers_of_a_model_are_compared_seed_by_seed():
+    tree, models = make_tree()
+    # Seeds far apart, so that the figures' own intervals overlap, yet each is improved twelve times.
+    put(tree, "models/ae/sampling/standard_normal/fd_ratio", per_seed(120, 600, 2400))
+    put(tree, "models/ae/sampling/gmm/fd_ratio", per_seed(10, 50, 200))
+    assert verdicts(tree, models)["ae-needs-a-density"] is True
+    put(tree, "models/vqvae/sampling/uniform/fd_ratio", per_seed(110, 220, 440))
+    put(tree, "models/vqvae/sampling/position/fd_ratio", per_seed(11, 22, 44))
+    put(tree, "models/vqvae/sampling/autoregressive/fd_ratio", per_seed(10, 20, 40))
+    assert verdicts(tree, models)["vq-needs-a-prior"] is True
+    # The same figures, as good on the average, but of other seeds.
+    put(tree, "models/ae/sampling/gmm/fd_ratio", per_seed(50, 200, 10))
+    put(tree, "models/vqvae/sampling/autoregressive/fd_ratio", per_seed(20, 40, 10))
+    answers = verdicts(tree, models)
+    assert answers["ae-needs-a-density"] is False
+    assert answers["vq-needs-a-prior"] is False
+
+
+def test_the_deciding_ratio_is_evidence():
+    tree, models = make_tree()
+    put(tree, "models/ae/sampling/standard_normal/fd_ratio", per_seed(1000, 2000, 4000))
+    put(tree, "models/ae/sampling/gmm/fd_ratio", per_seed(10, 20, 10))
+    claim = next(claim for claim in compute_claims(tree, models) if claim.id == "ae-needs-a-density")
+    ratio = claim.evidence["models/ae/sampling/standard_normal over gmm/fd_ratio"]
+    assert ratio.per_seed == pytest.approx((100, 100, 400))
+    assert ratio.mean == pytest.approx((100 * 100 * 400) ** (1 / 3))
+    logs = stats.ttest_1samp(np.log(ratio.per_seed), 0).confidence_interval(0.95)
+    assert (ratio.low, ratio.high) == pytest.approx((math.exp(logs.low), math.exp(logs.high)))
+
+
+def test_a_ratio_asks_for_positive_figures():
+    tree, models = make_tree()
+    put(tree, "models/ae/sampling/gmm/fd_ratio", per_seed(3, 0, 4))
+    with pytest.raises(ValueError, match=r"models/ae/sampling/gmm/fd_ratio is 0\.0 with a seed; a number > 0 is"):
+        compute_claims(tree, models)
+
+
+def test_an_interval_over_seeds_is_that_of_students_t():
+    values = [3.0, 4.5, 4.0, 7.25]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    found = Estimate.over_seeds(values)
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), expected.low, expected.high))
+    assert Estimate.over_seeds([2.5]) == Estimate(2.5, None, None, (2.5,))
+
+
 def test_evidence_is_what_stands_in_the_tree():
     tree, models = make_tree(("ae-wide", "vae-beta4", "vqvae"))
     paths = set()
@@ -160,16 +250,27 @@ def test_evidence_is_what_stands_in_the_tree():
             paths.add(path)
             if path == "params/models/vqvae/codes":
                 assert value == 256
+            elif " over " in path or " less " in path:
+                assert computed(tree, path) == pytest.approx(value.per_seed)
             else:
                 assert lookup(tree, path) == (value.to_json() if isinstance(value, Estimate) else value)
     assert "models/ae-wide/sampling/standard_normal/fd_ratio" in paths
     assert "models/vae-beta4/latent/fd_interpolation" in paths
 
 
+def computed(tree, path):
+    "What a path of two figures stands for, seed by seed."
+    start, end = path.rsplit("/", 1) if " over " in path else (path, "")
+    branch, pair = start.rsplit("/", 1)
+    names = pair.split(" over " if end else " less ")
+    first, second = (lookup(tree, "/".join(filter(None, (branch, name, end))))["per_seed"] for name in names)
+    return [a / b if end else a - b for a, b in zip(first, second, strict=True)]
+
+
 def test_with_one_seed_means_are_compared_and_the_claim_says_so():
     tree, models = make_tree(seeds=1)
     claims = [claim.to_json() for claim in compute_claims(tree, models)]
-    assert [claim["holds"] for claim in claims] == [True] * 8
+    assert [claim["holds"] for claim in claims] == [True] * len(IDS)
     assert {claim["basis"] for claim in claims} == {ONE_SEED}
     put(tree, "models/vqvae/sampling/position/fd_ratio", over_seeds(13.0, 1))
     assert verdicts(tree, models)["vq-needs-a-prior"] is False

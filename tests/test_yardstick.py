@@ -82,6 +82,13 @@ def test_blurred_images_are_scipys(train, sets):
     np.testing.assert_allclose(sets["blurred"][:100] / 255, reference, atol=0.5 / 255 + 1e-6)
 
 
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])
+def test_a_blur_of_any_width_is_scipys(train, sigma):
+    real = pixels(train.images[:50])
+    reference = gaussian_filter(real[:, 0].numpy(), sigma=(0, sigma, sigma), mode="constant", truncate=3)
+    np.testing.assert_allclose(blur(real, sigma)[:, 0], reference, atol=1e-6)
+
+
 def test_a_blur_keeps_the_mean_of_an_image_without_ink_at_its_border():
     image = torch.zeros(1, 1, 28, 28)
     image[0, 0, 14, 14] = 1
@@ -164,6 +171,16 @@ def test_the_floor_is_what_real_images_get(floor):
     assert floor["precision"] > 0.8
     assert floor["recall"] > 0.8
     assert floor["class_entropy"] == pytest.approx(math.log2(10), abs=0.1)
+
+
+def test_a_set_of_training_images_takes_two_figures_from_unseen_ones(tiny_yardstick, tiny_judge):
+    copies = tiny_yardstick.training[:500]
+    unseen = tiny_judge.features(pixels(blobs(*VALIDATION).images))
+    of_copies, of_unseen = (tiny_yardstick.quality_of_features(tiny_judge, features) for features in (copies, unseen))
+    mixed = tiny_yardstick.quality_of_features(tiny_judge, copies, unseen)
+    shared = {name: of_unseen[name] for name in ("digit_rate", "authenticity")}
+    assert mixed == of_copies | shared
+    assert of_copies["authenticity"] == 0 < mixed["authenticity"]
 
 
 def test_the_distance_of_the_test_images_to_themselves_is_nothing(tiny_yardstick, tiny_judge):

@@ -1,13 +1,18 @@
 """What the comparison claims, each decided by a rule on the metrics tree, never by hand.
 
-A comparative claim holds only where the 95 % intervals over seeds separate. With one seed there is no interval:
-means are compared, and the claim says so.
+A comparative claim holds only where 95 % intervals over seeds separate. Two figures of one model are of the same
+weights at each seed, so they are compared seed by seed: the interval is that of their ratio or difference, which the
+seeds' own ups and downs do not widen. Two models share no weights, so their own intervals have to lie apart. With one
+seed there is no interval: means are compared, and the claim says so.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+from scipy.special import stdtrit
 
 from randomz.params import ModelConfig, VQVAEConfig
 
@@ -18,6 +23,7 @@ GAIN = 3.0  # times below the AE: a difference for the eye, where a merely signi
 REPAIR = 10.0  # times below the random z: an order of magnitude, more than another draw of the same kind could give
 USED_SHARE = 0.95  # of the codebook's entries: a few rare ones are no collapse
 PERPLEXITY_SHARE = 0.6  # of the codebook's entries: most of them carry weight, not a handful
+COLLAPSED = 0.05  # sigma(x) over the spread of mu(x): an image's posterior is a point as the latent space goes
 
 ONE_SEED = "means of one seed, no interval"
 
@@ -44,6 +50,17 @@ class Estimate:
         return self.mean if self.high is None else self.high
 
     @classmethod
+    def over_seeds(cls, values: Sequence[float]) -> "Estimate":
+        """The mean of one value a seed, with its 95 % interval by Student's t."""
+        mean = math.fsum(values) / len(values)
+        if len(values) == 1:
+            return cls(mean, None, None, tuple(values))
+        degrees = len(values) - 1
+        variance = math.fsum((value - mean) ** 2 for value in values) / degrees
+        half = float(stdtrit(degrees, 0.975)) * math.sqrt(variance / len(values))
+        return cls(mean, mean - half, mean + half, tuple(values))
+
+    @classmethod
     def from_json(cls, node: Tree) -> "Estimate":
         """An estimate out of `{"mean", "low", "high", "per_seed"}`."""
         return cls(node["mean"], node["low"], node["high"], tuple(node["per_seed"]))
@@ -57,7 +74,7 @@ class Estimate:
 class Claim:
     """A sentence, the figures that decide it (each by its path in the metrics tree) and the verdict.
 
-    `holds` is None where params.yaml has no model that the claim is about.
+    `holds` is None where params.yaml has no model that the claim is about, or its experiment has no result.
     """
 
     id: str
@@ -80,7 +97,10 @@ class Claim:
 
 
 class Evidence:
-    """Figures taken from a tree, remembered by their paths."""
+    """Figures taken from a tree, remembered by their paths.
+
+    What is computed from two of one model is remembered beside them: `a over b` is a ratio, `a less b` a difference.
+    """
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
@@ -101,6 +121,32 @@ class Evidence:
     def sampling(self, model: str, sampler: str, metric: str = "fd_ratio") -> Estimate:
         """A sample-quality figure. Raises ValueError when it is not there."""
         return self.estimate(f"models/{model}/sampling/{sampler}/{metric}")
+
+    def times(self, model: str, above: str, below: str, metric: str = "fd_ratio") -> Estimate:
+        """How many times higher a metric is with one sampler of a model than with another, seed by seed.
+
+        The mean is geometric and the interval that of the logarithms. Raises ValueError where a figure is not there or
+        not positive.
+        """
+        figures = [self.sampling(model, sampler, metric) for sampler in (above, below)]
+        for sampler, figure in zip((above, below), figures, strict=True):
+            if min(figure.per_seed) <= 0:
+                path = f"models/{model}/sampling/{sampler}/{metric}"
+                raise ValueError(f"metrics: {path} is {min(figure.per_seed)} with a seed; a number > 0 is accepted")
+        pairs = zip(*(figure.per_seed for figure in figures), strict=True)
+        logs = Estimate.over_seeds([math.log(high / low) for high, low in pairs])
+        low, high = (None if end is None else math.exp(end) for end in (logs.low, logs.high))
+        ratio = Estimate(math.exp(logs.mean), low, high, tuple(map(math.exp, logs.per_seed)))
+        self.taken[f"models/{model}/sampling/{above} over {below}/{metric}"] = ratio
+        return ratio
+
+    def rise(self, path: str, after: str, before: str) -> Estimate:
+        """By how much one figure of a branch is above another, seed by seed. Raises ValueError as `estimate` does."""
+        figures = [self.estimate(f"{path}/{key}") for key in (after, before)]
+        pairs = zip(*(figure.per_seed for figure in figures), strict=True)
+        difference = Estimate.over_seeds([high - low for high, low in pairs])
+        self.taken[f"{path}/{after} less {before}"] = difference
+        return difference
 
 
 def lookup(tree: Tree, path: str) -> Any:  # noqa: ANN401 (a number or a branch)
@@ -128,10 +174,8 @@ def ae_random_z_is_junk(evidence: Evidence, ae: str) -> bool:
 
 
 def ae_needs_a_density(evidence: Evidence, ae: str) -> bool:
-    """fd_ratio of the mixture fitted to the codes is below a REPAIR-th of that of N(0, I)."""
-    fitted = evidence.sampling(ae, "gmm")
-    random = evidence.sampling(ae, "standard_normal")
-    return fitted.highest < random.lowest / REPAIR
+    """fd_ratio of N(0, I) is more than REPAIR times that of the mixture fitted to the codes, paired over seeds."""
+    return evidence.times(ae, "standard_normal", "gmm").lowest > REPAIR
 
 
 def vae_random_z_is_a_digit(evidence: Evidence, vae: str, ae: str) -> bool:
@@ -155,15 +199,28 @@ def kl_orders_the_latent(evidence: Evidence, vae: str, ae: str) -> bool:
 
 
 def elbo_is_a_lower_bound(evidence: Evidence, vae: str) -> bool:
-    """The importance-weighted bound rises from each k to the next, for every seed.
+    """The importance-weighted bound rises from each k to the next, paired over seeds.
 
-    Seeds are compared with themselves: the theorem is about one model, and how seeds differ has no part in it.
+    The theorem is about one model, and how the bounds of two seeds differ has no part in it.
     """
     path = f"models/{vae}/kl/bound"
     order = sorted(lookup(evidence.tree, path), key=int)
-    bounds = [evidence.estimate(f"{path}/{k}").per_seed for k in order]
-    rises = [after > before for step in pairwise(bounds) for before, after in zip(*step, strict=True)]
+    rises = [evidence.rise(path, after, before).lowest > 0 for before, after in pairwise(order)]
     return bool(rises) and all(rises)
+
+
+def vae_without_kl_is_an_ae(evidence: Evidence) -> bool:
+    """With beta 0 sigma is below COLLAPSED of the spread of mu, and N(0, I) gives junk as the AE's does.
+
+    The figures are those of the experiment; the rate of real held-out digits is the report's own.
+    """
+    model = "experiments/vae-without-kl/models/vae"
+    deviation = evidence.estimate(f"{model}/kl/posterior_deviation")
+    ratio, digits = (
+        evidence.estimate(f"{model}/sampling/standard_normal/{metric}") for metric in ("fd_ratio", "digit_rate")
+    )
+    real = evidence.number("floor/digit_rate")
+    return deviation.highest < COLLAPSED and ratio.lowest >= JUNK_RATIO and digits.highest < JUNK_DIGITS * real
 
 
 def vq_codes_are_used(evidence: Evidence, vqvae: str) -> bool:
@@ -180,11 +237,12 @@ def vq_uniform_codes_are_junk(evidence: Evidence, vqvae: str) -> bool:
 
 
 def vq_needs_a_prior(evidence: Evidence, vqvae: str) -> bool:
-    """fd_ratio of the autoregressive prior is below a REPAIR-th of that of uniform codes, and below position-wise."""
-    uniform, position, autoregressive = (
-        evidence.sampling(vqvae, sampler) for sampler in ("uniform", "position", "autoregressive")
-    )
-    return autoregressive.highest < min(uniform.lowest / REPAIR, position.lowest)
+    """fd_ratio of uniform codes is more than REPAIR times that of the autoregressive prior, paired over seeds.
+
+    And that of position-wise frequencies is above it.
+    """
+    uniform, position = (evidence.times(vqvae, sampler, "autoregressive") for sampler in ("uniform", "position"))
+    return uniform.lowest > REPAIR and position.lowest > 1
 
 
 @dataclass(frozen=True)
@@ -193,6 +251,7 @@ class _Question:
     statement: str
     kinds: tuple[str, ...]  # of the models that the rule takes, in its order
     rule: Callable[..., bool]
+    experiment: str | None = None  # of experiments.yaml whose result the rule reads
 
 
 QUESTIONS = (
@@ -232,6 +291,15 @@ QUESTIONS = (
         elbo_is_a_lower_bound,
     ),
     _Question(
+        "vae-without-kl-is-an-ae",
+        f"A VAE trained without its KL term is an autoencoder: sigma falls below {100 * COLLAPSED:g} % of the spread "
+        f"of mu, and z ~ N(0, I) decodes to junk, at least {JUNK_RATIO:g} times the Fréchet distance of real digits "
+        f"with less than {JUNK_DIGITS:g} times their digit rate.",
+        (),
+        vae_without_kl_is_an_ae,
+        "vae-without-kl",
+    ),
+    _Question(
         "vq-codes-are-used",
         f"The VQ-VAE uses its codebook: at least {100 * USED_SHARE:g} % of the entries, with a perplexity of at least "
         f"{100 * PERPLEXITY_SHARE:g} % of their number.",
@@ -258,8 +326,9 @@ QUESTIONS = (
 def compute_claims(tree: Tree, models: Mapping[str, ModelConfig]) -> list[Claim]:
     """Every claim with its evidence and verdict.
 
-    `tree` has `floor` and `models` as in reports/metrics.json, `models` the entries of params.yaml. Raises ValueError
-    with the path of a figure that a rule needs and the tree lacks.
+    `tree` has `floor` and `models` as in reports/metrics.json, and may have `experiments` with the results in
+    reports/experiments by their names; `models` are the entries of params.yaml. Raises ValueError with the path of a
+    figure that a rule needs and the tree lacks.
     """
     sizes = {name: {"codes": config.codes} for name, config in models.items() if isinstance(config, VQVAEConfig)}
     facts = {**tree, "params": {"models": sizes}}
@@ -268,7 +337,8 @@ def compute_claims(tree: Tree, models: Mapping[str, ModelConfig]) -> list[Claim]
 
 def _answer(question: _Question, facts: Tree, models: Mapping[str, ModelConfig]) -> Claim:
     names = [model_of_kind(models, kind) for kind in question.kinds]
-    if None in names:
+    unrun = question.experiment is not None and question.experiment not in facts.get("experiments", {})
+    if None in names or unrun:
         return Claim(question.id, question.statement, {}, None)
     evidence = Evidence(facts)
     holds = question.rule(evidence, *names)

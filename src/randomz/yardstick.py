@@ -47,8 +47,15 @@ class Yardstick:
         """Every sample-quality figure of a set of images. Raises ValueError for pixels that are not in [0, 1]."""
         return self.quality_of_features(judge, judge.features(images))
 
-    def quality_of_features(self, judge: Judge, features: Float[Tensor, "M F"]) -> Quality:
-        """The same for a set whose features are at hand."""
+    def quality_of_features(
+        self, judge: Judge, features: Float[Tensor, "M F"], unseen: Float[Tensor, "H F"] | None = None
+    ) -> Quality:
+        """The same for a set whose features are at hand.
+
+        A set made of training images takes digit rate and authenticity from `unseen`, held-out images of the same
+        kind: training images are all copies of themselves, and the judge has learnt them.
+        """
+        unseen = features if unseen is None else unseen
         manifold = manifold_metrics(self.test, features, self.neighbours, self.test_radii)
         return {
             "fd": self.distance(features),
@@ -57,9 +64,9 @@ class Yardstick:
             "recall": manifold.recall,
             "density": manifold.density,
             "coverage": manifold.coverage,
-            "digit_rate": digit_rate(self.manifolds, features),
+            "digit_rate": digit_rate(self.manifolds, unseen),
             "class_entropy": class_entropy(judge.classes(features), CLASSES),
-            "authenticity": authenticity(features, self.training, self.training_gaps),
+            "authenticity": authenticity(unseen, self.training, self.training_gaps),
         }
 
     def distance(self, features: Float[Tensor, "M F"]) -> float:
@@ -114,19 +121,9 @@ def build_yardstick(judge: Judge, train: Split, validation: Split, test: Split, 
 def measure_floor(
     yardstick: Yardstick, judge: Judge, train: Split, validation: Split, config: YardstickConfig
 ) -> Quality:
-    """What real training images get: the best that samples can hope for.
-
-    Authenticity and digit rate are those of validation images, which the judge never saw: training images are all
-    copies of themselves.
-    """
-    floor = yardstick.quality_of_features(
-        judge, yardstick.training[_draw(train, config, "floor").to(train.images.device)]
-    )
-    held_out = split_features(judge, validation)
-    return floor | {
-        "digit_rate": digit_rate(yardstick.manifolds, held_out),
-        "authenticity": authenticity(held_out, yardstick.training, yardstick.training_gaps),
-    }
+    """What real training images get, and validation images where they must be unseen: the best that samples can do."""
+    drawn = _draw(train, config, "floor").to(train.images.device)
+    return yardstick.quality_of_features(judge, yardstick.training[drawn], split_features(judge, validation))
 
 
 def measure_controls(yardstick: Yardstick, judge: Judge, train: Split, config: YardstickConfig) -> dict[str, Quality]:
@@ -157,13 +154,14 @@ def control_pictures(train: Split, config: YardstickConfig) -> dict[str, UInt8[T
     return {name: images[:PICTURED] for name, images in {"real": real, **controls(train, config)}.items()}
 
 
-def blur(images: Float[Tensor, "N 1 28 28"]) -> Float[Tensor, "N 1 28 28"]:
-    """A Gaussian blur with a standard deviation of 2 pixels."""
-    offsets = torch.arange(-6, 7, device=images.device)
-    kernel = torch.exp(-0.5 * (offsets / BLUR_SIGMA).square())
+def blur(images: Float[Tensor, "N 1 28 28"], sigma: float = BLUR_SIGMA) -> Float[Tensor, "N 1 28 28"]:
+    """A Gaussian blur with a standard deviation of `sigma` pixels, cut at three of them; black beyond the border."""
+    radius = int(3 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1, device=images.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma).square())
     kernel = kernel / kernel.sum()
-    across = functional.conv2d(images, kernel.view(1, 1, 1, -1), padding=(0, 6))
-    return functional.conv2d(across, kernel.view(1, 1, -1, 1), padding=(6, 0)).clamp(0, 1)
+    across = functional.conv2d(images, kernel.view(1, 1, 1, -1), padding=(0, radius))
+    return functional.conv2d(across, kernel.view(1, 1, -1, 1), padding=(radius, 0)).clamp(0, 1)
 
 
 def _draw(train: Split, config: YardstickConfig, purpose: str) -> Tensor:

@@ -56,7 +56,7 @@ def test_metrics_hold_what_belongs_to_a_kind(workspace):
     assert set(tree["models"]["vqvae"]["codebook"]) >= {"perplexity", "usage", "entropy_bits", "prior_bits_per_code"}
     assert set(tree["floor"]) == QUALITY
     assert set(tree["controls"]) == {"noise", "shuffled", "blurred", "one_class", "copied"}
-    assert len(tree["claims"]) == 8
+    assert len(tree["claims"]) == 9
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -106,7 +106,7 @@ STALENESS = [
     ({"models.vae.beta": 4.0}, None, stages_of("vae")),
     ({"models.vqvae.decay": 0.9}, None, stages_of("vqvae")),
     ({"prior.vqvae.epochs": 2}, None, stages_of("vqvae", first="prior")),
-    ({"prior.ae.components": 3}, None, stages_of("ae", first="prior")),
+    ({"prior.ae.gmm.components": [3]}, None, stages_of("ae", first="prior")),
     ({"train.epochs": 3}, None, stages_of(*MODELS)),
     ({"seeds": [0, 1, 2]}, None, stages_of(*MODELS)),
     ({"evaluate.samples": 600}, None, stages_of(*MODELS, first="evaluate")),

@@ -31,6 +31,7 @@ TINY = {
     "judge.epochs": 2,
     "judge.batch_size": 50,
     "yardstick.samples": 500,
+    "study.samples": 500,
     "network.width": 32,
     "train.epochs": 2,
     "train.batch_size": 50,
@@ -38,10 +39,17 @@ TINY = {
     "models.vae.dimensions": 4,
     "models.vqvae.grid": 2,
     "models.vqvae.codes": 8,
-    "prior.ae.codes": 500,
-    "prior.ae.components": 2,
-    "prior.vae.codes": 500,
-    "prior.vae.components": 2,
+    "prior.ae.gmm.codes": 500,
+    "prior.ae.gmm.components": [2],
+    "prior.ae.flow.transforms": 1,
+    "prior.ae.flow.width": 16,
+    "prior.ae.flow.epochs": 1,
+    "prior.vae.gmm.codes": 500,
+    "prior.vae.gmm.components": [2],
+    "prior.vae.flow.transforms": 1,
+    "prior.vae.flow.width": 16,
+    "prior.vae.flow.epochs": 1,
+    "prior.vqvae.clusters": 2,
     "prior.vqvae.units": 16,
     "prior.vqvae.embedding": 4,
     "prior.vqvae.epochs": 1,
@@ -93,6 +101,8 @@ def make_workspace(workspace):
             shutil.copy(source, workspace / name)
     edit_params(workspace, TINY)
     write_digits(workspace / "data")
+    (workspace / "reports/experiments").mkdir(parents=True)
+    (workspace / "reports/experiments/.gitkeep").touch()
     run(workspace, "git", "init", "--quiet", "--initial-branch", "main")
     run(workspace, "git", "config", "user.name", "tester")
     run(workspace, "git", "config", "user.email", "tester@localhost")

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from synthetic import tiny_params
 
-from randomz.priors.mixture import Mixture
+from randomz.priors.mixture import Mixture, expectation_maximisation
 from randomz.seeding import generator
 
 D, DRAWS = 3, 20000
@@ -22,9 +23,8 @@ def draw(count, dimensions=D, key=0):
 
 
 def unfitted(dimensions=D, **changes):
-    return Mixture(
-        dimensions, tiny_params(prior={"ae": {"codes": 5000, "components": 3, "iterations": 100, **changes}}).prior.ae
-    )
+    gmm = {"codes": 5000, "components": [3], "iterations": 100, **changes}
+    return Mixture(dimensions, tiny_params(prior={"ae": {"gmm": gmm}}).prior.ae.gmm)
 
 
 def fitted(z, seed=0, **changes):
@@ -60,7 +60,7 @@ def test_the_density_of_one_dimension_integrates_to_1():
 
 def test_a_mixture_fits_clusters_better_than_one_gaussian():
     codes, held_out = draw(600), draw(600, key=1)
-    one, three = (float(fitted(codes, components=count).log_prob(held_out).mean()) for count in (1, 3))
+    one, three = (float(fitted(codes, components=[count]).log_prob(held_out).mean()) for count in (1, 3))
     assert three > one + 1
 
 
@@ -105,3 +105,44 @@ def test_no_more_codes_are_fitted_than_the_config_says():
 def test_fewer_codes_than_components_are_refused(count, limit):
     with pytest.raises(ValueError, match="2 codes for 3 components"):
         fitted(draw(count), codes=limit)
+
+
+def test_as_many_components_as_are_best_on_validation_are_taken():
+    rows = []
+    held_out = draw(400, key=1)
+    prior = unfitted(components=[1, 3, 40]).fit(draw(300), held_out, 0, rows.append)
+    assert [(row["epoch"], row["components"]) for row in rows] == [(1, 1), (2, 3), (3, 40)]
+    nats = [row["validation_nats"] for row in rows]
+    assert min(nats) == nats[1]  # one misses the clusters, forty follow single codes
+    assert int(prior.weights.count_nonzero()) == 3
+    assert -float(prior.log_prob(held_out).double().mean()) == pytest.approx(nats[1], rel=1e-6)
+    assert bool(prior.sample(500, noise()).isfinite().all())
+    alone = fitted(draw(300), components=[3])
+    torch.testing.assert_close(prior.log_prob(held_out), alone.log_prob(held_out))
+
+
+def test_each_iteration_is_scikit_learns():
+    z = draw(800).double() + 50  # far from the origin, where careless sums of squares lose their digits
+    start = expectation_maximisation(z, 3, 0, seed=1)
+    weights, means, covariances = expectation_maximisation(z, 3, 4, seed=1)
+    reference = GaussianMixture(
+        3, max_iter=4, tol=0.0, reg_covar=1e-6 * float(z.var()), weights_init=start[0].numpy(),
+        means_init=start[1].numpy(), precisions_init=torch.linalg.inv(start[2]).numpy(),
+    )  # fmt: skip
+    with pytest.warns(ConvergenceWarning):
+        reference.fit(z.numpy())
+    torch.testing.assert_close(weights, torch.from_numpy(reference.weights_), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(means, torch.from_numpy(reference.means_), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(covariances, torch.from_numpy(reference.covariances_), rtol=1e-5, atol=1e-7)
+
+
+def test_more_iterations_never_lower_the_likelihood():
+    z = draw(800)
+    nats = [-float(fitted(z, iterations=count).log_prob(z).double().mean()) for count in (1, 2, 4, 8, 16)]
+    assert all(after <= before + 1e-6 for before, after in zip(nats, nats[1:], strict=False))
+    assert nats[-1] < nats[0]
+
+
+def test_codes_that_are_all_alike_are_no_trap():
+    prior = fitted(torch.full((50, D), 2.5))
+    torch.testing.assert_close(prior.sample(20, noise()), torch.full((20, D), 2.5), rtol=0, atol=1e-2)

@@ -148,12 +148,25 @@ def test_extrapolation_takes_off_the_bias_of_few_samples():
 
 def test_extrapolation_is_a_least_squares_line_over_the_sizes():
     samples, reference = draw(0), feature_statistics(draw(1))
-    sizes = [100, 200, 400]
+    sizes = [150, 200, 400]
     value = frechet_distance_infinite(samples, reference, generator=generator("subsets"), sizes=sizes)
     stream = generator("subsets")
-    subsets = [samples[torch.randperm(400, generator=stream)[:size]] for size in sizes]
-    distances = [frechet_distance(feature_statistics(subset), reference) for subset in subsets]
+    distances = []
+    for size in sizes:
+        order = torch.randperm(400, generator=stream)
+        disjoint = [order[start : start + size] for start in range(0, 400 - size + 1, size)]
+        distances.append(
+            np.mean([frechet_distance(feature_statistics(samples[subset]), reference) for subset in disjoint])
+        )
     assert value == pytest.approx(np.polyfit(1 / np.array(sizes), distances, 1)[1], rel=1e-9)
+
+
+def test_without_sizes_it_is_a_line_through_all_samples_and_their_halves():
+    samples, reference = draw(0), feature_statistics(draw(1))
+    value = frechet_distance_infinite(samples, reference, generator=generator("subsets"))
+    explicit = frechet_distance_infinite(samples, reference, generator=generator("subsets"), sizes=[400, 200, 200])
+    assert value == explicit
+    assert value < distance(samples, draw(1))
 
 
 def test_extrapolation_repeats_with_the_same_stream():

@@ -60,6 +60,25 @@ def test_distances_of_near_duplicates_are_precise():
     torch.testing.assert_close(distances[:, 0], torch.full_like(distances[:, 0], 1e-6 * 4), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("spread", [1e-6, 1e-4, 1e-2])
+def test_neighbours_that_float32_cannot_tell_apart(spread):
+    cluster = draw(0, 150).double() * spread
+    references = torch.cat([cluster + 1, cluster.flip(0) - 1])
+    distances, indices = nearest_distances(references, references, 3, exclude_self=True)
+    expected = direct(references, references, 4)
+    torch.testing.assert_close(distances, expected.values[:, 1:], rtol=0, atol=1e-15)
+    assert torch.equal(indices, expected.indices[:, 1:])
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e-30, 1e30, 1e150])
+def test_neighbours_of_features_beyond_the_range_of_float32(scale):
+    queries, references = draw(0, 30).double(), draw(1, 300).double()
+    expected = direct(queries, references, 3)
+    distances, indices = nearest_distances(queries * scale, references * scale, 3)
+    assert torch.equal(indices, expected.indices)
+    torch.testing.assert_close(distances / scale, expected.values, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 300])
 def test_chunk_size_changes_nothing(chunk):
     points = draw(0)

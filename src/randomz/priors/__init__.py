@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from randomz.models.base import LatentModel
 from randomz.params import Params
 from randomz.priors.autoregressive import Autoregressive
 from randomz.priors.base import Prior, Row, Say
 from randomz.priors.codes import PositionCodes, UniformCodes
+from randomz.priors.flow import Flow
 from randomz.priors.gaussian import FittedGaussian, StandardNormal
 from randomz.priors.mixture import Mixture
 from randomz.seeding import integer
@@ -18,36 +20,37 @@ __all__ = ["Prior", "Priors", "Row", "Say", "build_priors", "fit_priors", "load_
 Priors = dict[str, Prior]
 
 
-def build_priors(params: Params, name: str, seed: int) -> Priors:
-    """The unfitted priors of one model entry; initial weights are a function of the seed alone.
+def build_priors(params: Params, name: str, model: LatentModel, seed: int) -> Priors:
+    """The unfitted priors over the codes of a trained model; initial weights are a function of it and of the seed.
 
     The oracle `posterior` is no prior: it encodes test images.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(integer("prior init", seed))
-        return _build(params, name)
+        return _build(params, name, model)
 
 
-def _build(params: Params, name: str) -> Priors:
-    model: Any = params.model(name)
-    config: Any = getattr(params.prior, model.kind)
-    if model.kind == "vqvae":
+def _build(params: Params, name: str, model: Any) -> Priors:  # noqa: ANN401 (only a VQ-VAE has a codebook)
+    entry: Any = params.model(name)
+    config: Any = getattr(params.prior, entry.kind)
+    if entry.kind == "vqvae":
         return {
-            "uniform": UniformCodes(model.codes, model.grid),
-            "position": PositionCodes(model.codes, model.grid),
-            "autoregressive": Autoregressive(model.codes, model.grid, config),
+            "uniform": UniformCodes(entry.codes, entry.grid),
+            "position": PositionCodes(entry.codes, entry.grid),
+            "autoregressive": Autoregressive(model.quantiser.codebook, entry.grid, config),
         }
     return {
-        "standard_normal": StandardNormal(model.dimensions),
-        "gaussian": FittedGaussian(model.dimensions),
-        "gmm": Mixture(model.dimensions, config),
+        "standard_normal": StandardNormal(entry.dimensions),
+        "gaussian": FittedGaussian(entry.dimensions),
+        "gmm": Mixture(entry.dimensions, config.gmm),
+        "flow": Flow(entry.dimensions, config.flow),
     }
 
 
 def fit_priors(priors: Priors, codes: Tensor, validation: Tensor, seed: int, say: Say) -> None:
-    """Fit each prior in place; `say` hears a row with seed, prior, epoch and validation_nats of each epoch.
+    """Fit each prior in place; `say` hears a row with seed, prior, components, epoch and validation_nats.
 
-    A prior with a closed form has one row, of epoch 0.
+    There is a row for each epoch, one for each number of components of a mixture, and one of epoch 0 for a closed form.
     """
     for name, prior in priors.items():
         rows: list[Row] = []
@@ -55,7 +58,7 @@ def fit_priors(priors: Priors, codes: Tensor, validation: Tensor, seed: int, say
         prior.fit(codes, validation, seed, rows.append)
         rows = rows or [{"epoch": 0, "validation_nats": -float(prior.log_prob(validation).double().mean())}]
         for row in rows:
-            say({"seed": seed, "prior": name, **row})
+            say({"seed": seed, "prior": name, "components": None, **row})
 
 
 def priors_state(priors: Priors) -> dict[str, Tensor]:

@@ -1,55 +1,68 @@
-"""An autoregressive prior over the grid of codes: p(k_1) p(k_2 | k_1) ... in raster order, by a masked perceptron.
+"""An autoregressive prior over the grid of codes: p(m) p(k_1 | m) p(k_2 | m, k_1) ... in raster order.
 
-MADE (Germain et al. 2015, arXiv:1502.03509): one fully connected network gives every conditional at once, its weights
-masked so that a place sees only the places before it. The VQ-VAE paper fits a PixelCNN here, whose weights are shared
-over the grid; the codes of a fully connected encoder mean something else at each place, so each has weights of its own.
+m says which cluster of whole grids the image belongs to (k-means over all entries side by side): what the image is
+like is decided first, and the codes work it out; without it, errors of the first codes lead the later ones astray.
+The conditionals come from a masked perceptron, MADE (Germain et al. 2015, arXiv:1502.03509): one fully connected
+network gives all of them at once, its weights masked so that a place sees m and the places before it. The VQ-VAE
+paper fits a PixelCNN here, whose weights are shared over the grid; the codes of a fully connected encoder mean
+something else at each place, so each has weights of its own.
 
-Axes: B grids, N = h w places, K codes, U units a place, E numbers an embedded code has.
-NU is all places' U side by side, and so for NI and NO.
+Axes: B grids, N = h w places, K codes of D numbers, C clusters, U units a place, E numbers an embedded code has.
+NU is all places' U side by side, and so for NI, NO and ND.
 """
 
-import copy
+import math
+import warnings
 from typing import Self
 
 import torch
 from jaxtyping import Float, Int64
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.nn import functional
 
-from randomz.batches import epoch_order
 from randomz.params import CodePriorConfig
 from randomz.priors.base import Prior, Say
-from randomz.schedule import one_cycle
-from randomz.seeding import integer
+from randomz.priors.likelihood import maximise_likelihood
+from randomz.seeding import generator, integer
 
-WARMUP = 0.1
 CHUNK = 1000
+SLAB = 4  # places whose outputs are one matrix product
+FREQUENCIES = (0.5, 3.0)  # of the features of entries, in standard deviations of the codebook
 
 
 class MaskedLinear(nn.Module):
-    """A linear layer over N places in which a place gets from the places before it, and from itself unless strict."""
+    """A linear layer over N places in which a place gets what the places up to itself give.
 
-    mask: Tensor
+    The rows of a slab of places have columns up to its last place only: about half of the matrix is never stored.
+    What is left above the diagonal starts at 0 and gets no gradient.
+    """
 
-    def __init__(self, places: int, inputs: int, outputs: int, *, strict: bool) -> None:
+    def __init__(self, places: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.inputs, self.outputs, self.strict = inputs, outputs, strict
-        seen = torch.tril(torch.ones(places, places), -1 if strict else 0)
-        self.register_buffer("mask", torch.kron(seen, torch.ones(outputs, inputs)), persistent=False)
-        # Each row is scaled by the number of inputs that its mask leaves (He et al. 2015).
-        scale = (2 / self.mask.sum(1, keepdim=True).clamp(min=1)).sqrt()
-        self.weight = nn.Parameter(torch.randn(self.mask.shape) * scale)
+        self.inputs, self.outputs = inputs, outputs
+        self.weights = nn.ParameterList()
         self.bias = nn.Parameter(torch.zeros(places * outputs))
+        for first in range(0, places, SLAB):
+            last = min(first + SLAB, places)
+            seen = torch.tril(torch.ones(last, last))[first:]
+            mask = torch.kron(seen, torch.ones(outputs, inputs))
+            # Each row is scaled by the number of inputs that its mask leaves (He et al. 2015).
+            weight = nn.Parameter(torch.randn(mask.shape) * (2 / mask.sum(1, keepdim=True)).sqrt() * mask)
+            weight.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient.device))
+            self.weights.append(weight)
 
     def forward(self, x: Float[Tensor, "B NI"]) -> Float[Tensor, "B NO"]:
         """All places at once."""
-        return functional.linear(x, self.weight * self.mask, self.bias)
+        slabs = [functional.linear(x[:, : weight.shape[1]], weight) for weight in self.weights]
+        return torch.cat(slabs, 1) + self.bias
 
     def at(self, place: int, x: Float[Tensor, "B seen"]) -> Float[Tensor, "B outputs"]:
-        """One place, from what the places that it may see hold."""
-        rows = slice(place * self.outputs, (place + 1) * self.outputs)
-        columns = (place + (not self.strict)) * self.inputs
-        return functional.linear(x[:, :columns], self.weight[rows, :columns], self.bias[rows])
+        """One place, from what the places up to it hold."""
+        first = place % SLAB * self.outputs
+        weight = self.weights[place // SLAB][first : first + self.outputs, : (place + 1) * self.inputs]
+        return functional.linear(x, weight, self.bias[place * self.outputs : (place + 1) * self.outputs])
 
 
 class Block(nn.Module):
@@ -58,10 +71,11 @@ class Block(nn.Module):
     def __init__(self, places: int, units: int, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.first = MaskedLinear(places, units, units, strict=False)
-        self.second = MaskedLinear(places, units, units, strict=False)
+        self.first = MaskedLinear(places, units, units)
+        self.second = MaskedLinear(places, units, units)
         with torch.no_grad():
-            self.second.weight.mul_(0.3)  # close to the identity at first, as residual networks want
+            for weight in self.second.weights:
+                weight.mul_(0.3)  # close to the identity at first, as residual networks want
 
     def forward(self, state: Float[Tensor, "B NU"]) -> Float[Tensor, "B NU"]:
         """The new state of all places."""
@@ -71,25 +85,41 @@ class Block(nn.Module):
 
 
 class Autoregressive(Prior):
-    """The network with its training and its sampling."""
+    """The network with its training and its sampling, over the codes of one codebook."""
 
+    codebook: Tensor
+    centres: Tensor
+    cluster_shares: Tensor
     offsets: Tensor
 
-    def __init__(self, entries: int, grid: int, config: CodePriorConfig) -> None:
+    def __init__(self, codebook: Float[Tensor, "K D"], grid: int, config: CodePriorConfig) -> None:
         super().__init__()
-        places = grid * grid
-        self.entries, self.grid, self.config = entries, grid, config
-        self.embedding = nn.Embedding(places * entries, config.embedding)
-        self.input = MaskedLinear(places, config.embedding, config.units, strict=True)
+        places, (entries, dimensions) = grid * grid, codebook.shape
+        self.grid, self.config = grid, config
+        self.register_buffer("codebook", codebook.detach().clone(), persistent=False)
+        self.register_buffer("centres", torch.zeros(config.clusters, places * dimensions))
+        self.register_buffer("cluster_shares", torch.full((config.clusters,), 1 / config.clusters))
+        self.register_buffer("offsets", torch.arange(places - 1) * entries, persistent=False)
+        self.cluster_embedding = nn.Embedding(config.clusters, config.embedding)
+        self.embedding = nn.Embedding((places - 1) * entries, config.embedding)
+        self.input = MaskedLinear(places, config.embedding, config.units)
         self.blocks = nn.ModuleList(Block(places, config.units, config.dropout) for _ in range(config.depth))
-        self.head = nn.Parameter(torch.randn(places, config.units, entries) * 0.1 * config.units**-0.5)
+        self.head = nn.Parameter(torch.empty(places, config.units, entries))
         self.head_bias = nn.Parameter(torch.zeros(places, 1, entries))
-        self.register_buffer("offsets", torch.arange(places) * entries, persistent=False)
-        nn.init.normal_(self.embedding.weight, std=0.3)
+        self._start()
 
-    def forward(self, flat: Int64[Tensor, "B N"]) -> Float[Tensor, "B N K"]:
-        """Logits of each place given the places before it."""
-        embedded = self.embedding(flat + self.offsets).flatten(1)
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Entries that lie close together start alike, on the way in and out: what is learned of one holds for both."""
+        nn.init.normal_(self.cluster_embedding.weight, std=0.3)
+        features = fourier_features(self.codebook, self.config.embedding)
+        self.embedding.weight.copy_(0.4 * features.repeat(len(self.offsets), 1))
+        self.head.copy_(0.3 * self.config.units**-0.5 * fourier_features(self.codebook, self.config.units).T)
+
+    def forward(self, clusters: Int64[Tensor, " B"], flat: Int64[Tensor, "B N"]) -> Float[Tensor, "B N K"]:
+        """Logits of each place given the cluster and the places before it."""
+        before = self.embedding(flat[:, :-1] + self.offsets).flatten(1)
+        embedded = torch.cat([self.cluster_embedding(clusters), before], 1)
         state = self.input(functional.dropout(embedded, self.config.dropout, self.training))
         for block in self.blocks:
             state = block(state)
@@ -98,35 +128,49 @@ class Autoregressive(Prior):
         return logits.transpose(0, 1)
 
     def fit(self, codes: Int64[Tensor, "B h w"], validation: Int64[Tensor, "V h w"], seed: int, say: Say) -> Self:
-        """Maximum likelihood with AdamW; the weights of the epoch that is best on validation are kept."""
-        config, flat = self.config, codes.flatten(1)
-        optimiser = torch.optim.AdamW(
-            self.parameters(), lr=0.0, weight_decay=config.weight_decay, betas=(0.9, 0.95), fused=True
-        )
-        best, kept = float("inf"), copy.deepcopy(self.state_dict())
-        for epoch in range(config.epochs):
-            order = epoch_order(len(flat), config.batch_size, integer("prior order", seed), epoch).to(flat.device)
-            for index, batch in enumerate(order):
-                step = epoch * len(order) + index
-                rate = one_cycle(step, config.epochs * len(order), config.learning_rate, WARMUP)
-                optimiser.param_groups[0]["lr"] = rate
-                self._step(flat[batch], optimiser, integer("prior dropout", seed, step))
-            nats = -float(self.log_prob(validation).double().mean())
-            say({"epoch": epoch + 1, "validation_nats": nats})
-            if nats < best:
-                best, kept = nats, copy.deepcopy(self.state_dict())
-        self.load_state_dict(kept)
+        """Clusters by k-means, then maximum likelihood; the weights of the epoch best on validation are kept.
+
+        Raises ValueError when there are fewer grids than clusters.
+        """
+        self._find_clusters(codes, seed)
+        clusters, flat = self.cluster(codes), codes.flatten(1)
+        counts = torch.bincount(clusters, minlength=len(self.centres)) + 1  # no cluster is impossible
+        self.cluster_shares.copy_(counts / counts.sum())
+        with torch.no_grad():  # from the frequencies of each place, which the network need not learn then
+            counts = torch.stack([torch.bincount(place, minlength=len(self.codebook)) for place in flat.T]) + 1
+            self.head_bias.copy_((counts / counts.sum(1, keepdim=True)).log()[:, None])
+
+        def loss(batch: Tensor) -> Tensor:
+            logits = self(clusters[batch], flat[batch])
+            return functional.cross_entropy(logits.flatten(0, 1), flat[batch].flatten())
+
+        def validate() -> float:
+            return -float(self.log_prob(validation).double().mean())
+
+        maximise_likelihood(self, loss, validate, codes, self.config, self.config.weight_decay, seed, say)
         return self
 
-    def _step(self, flat: Int64[Tensor, "B N"], optimiser: torch.optim.Optimizer, dropout_seed: int) -> None:
-        self.train()
-        with torch.random.fork_rng(devices=[]):  # dropout can draw from the global stream only
-            torch.manual_seed(dropout_seed)
-            logits = self(flat)
-        loss = functional.cross_entropy(logits.flatten(0, 1), flat.flatten())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+    def _find_clusters(self, codes: Int64[Tensor, "B h w"], seed: int) -> None:
+        if len(codes) < len(self.centres):
+            raise ValueError(
+                f"prior: found {len(codes)} grids of codes for {len(self.centres)} clusters; "
+                "at least as many grids as clusters are accepted"
+            )
+        means = MiniBatchKMeans(
+            len(self.centres), batch_size=4096, n_init=1, random_state=integer("code clusters", seed)
+        )
+        with warnings.catch_warnings():
+            # A collapsed codebook has fewer different grids than clusters; those left over are just never drawn.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            means.fit(self._embedded(codes).cpu().numpy())
+        self.centres.copy_(torch.from_numpy(means.cluster_centers_))
+
+    def _embedded(self, codes: Int64[Tensor, "B h w"]) -> Float[Tensor, "B ND"]:
+        return self.codebook[codes].flatten(1)
+
+    def cluster(self, codes: Int64[Tensor, "B h w"]) -> Int64[Tensor, " B"]:
+        """The cluster that each grid belongs to."""
+        return torch.cat([torch.cdist(self._embedded(c), self.centres).argmin(1) for c in codes.split(CHUNK)])
 
     @torch.no_grad()
     def sample(self, count: int, noise: torch.Generator) -> Int64[Tensor, "N h w"]:
@@ -137,9 +181,11 @@ class Autoregressive(Prior):
     def _sample(self, count: int, noise: torch.Generator) -> Int64[Tensor, "B h w"]:
         """A place is worked out from the kept states of the places before it, which are never computed again."""
         device = self.head.device
-        codes, embedded = [], torch.empty(count, 0, device=device)
+        # Drawn on the CPU, where the stream is the same whatever the device.
+        clusters = torch.multinomial(self.cluster_shares.cpu(), count, replacement=True, generator=noise).to(device)
+        codes, embedded = [], self.cluster_embedding(clusters)
         kept = [[torch.empty(count, 0, device=device)] * 2 for _ in self.blocks]
-        for place in range(self.grid * self.grid):
+        for place in range(len(self.head)):
             state = self.input.at(place, embedded)
             for block, layers in zip(self.blocks, kept, strict=True):
                 assert isinstance(block, Block)
@@ -147,19 +193,36 @@ class Autoregressive(Prior):
                 layers[1] = torch.cat([layers[1], functional.silu(block.first.at(place, layers[0]))], 1)
                 state = state + block.second.at(place, layers[1])
             shares = (functional.silu(state) @ self.head[place] + self.head_bias[place]).softmax(-1)
-            # Drawn on the CPU, where the stream is the same whatever the device.
             drawn = torch.multinomial(shares.cpu(), 1, generator=noise).to(device)
             codes.append(drawn)
-            embedded = torch.cat([embedded, self.embedding(drawn[:, 0] + self.offsets[place])], 1)
+            if place < len(self.offsets):
+                embedded = torch.cat([embedded, self.embedding(drawn[:, 0] + self.offsets[place])], 1)
         grids: Tensor = torch.cat(codes, 1).unflatten(1, (self.grid, self.grid))
         return grids
 
-    @torch.no_grad()
     def log_prob(self, codes: Int64[Tensor, "B h w"]) -> Float[Tensor, " B"]:
-        """Log probability of each grid, nats."""
+        """Log probability of each grid together with its own cluster, nats.
+
+        A bound: a grid could also be drawn by way of another cluster, so that its log probability is a little higher.
+        """
+        return self.log_joint(self.cluster(codes), codes)
+
+    @torch.no_grad()
+    def log_joint(self, clusters: Int64[Tensor, " B"], codes: Int64[Tensor, "B h w"]) -> Float[Tensor, " B"]:
+        """Log p(m) p(codes | m), nats."""
         self.eval()
         each = []
-        for flat in codes.flatten(1).split(CHUNK):
-            nats = functional.cross_entropy(self(flat).flatten(0, 1), flat.flatten(), reduction="none")
-            each.append(-nats.view(flat.shape).sum(-1))
+        for m, flat in zip(clusters.split(CHUNK), codes.flatten(1).split(CHUNK), strict=True):
+            nats = functional.cross_entropy(self(m, flat).flatten(0, 1), flat.flatten(), reduction="none")
+            each.append(self.cluster_shares[m].log() - nats.view(flat.shape).sum(-1))
         return torch.cat(each)
+
+
+def fourier_features(codebook: Float[Tensor, "K D"], count: int) -> Float[Tensor, "K count"]:
+    """Random Fourier features of the entries, variance 1 (Rahimi, Recht 2007): close entries have like features."""
+    centred = codebook - codebook.mean(0)
+    standard = (centred / centred.std().clamp(min=1e-6)).cpu()
+    draws = generator("fourier features", count)
+    frequencies = torch.randn(standard.shape[1], count, generator=draws) * torch.linspace(*FREQUENCIES, count)
+    phases = 2 * math.pi * torch.rand(count, generator=draws)
+    return math.sqrt(2) * torch.cos(standard @ frequencies + phases).to(codebook.device)

@@ -1,58 +1,80 @@
-"""A Gaussian mixture over z, fitted after training (Ghosh et al. 2020, arXiv:1903.12436, 'ex-post density')."""
+"""A Gaussian mixture over z, fitted after training (Ghosh et al. 2020, arXiv:1903.12436, 'ex-post density').
 
+With F(z) = [1, z, z z^T] the log density of a Gaussian is linear in F, and its mean and covariance follow from
+the mean of F (an exponential family). So a step of EM (Dempster, Laird, Rubin 1977) is two matrix products:
+responsibilities from F times natural parameters, then weighted sums of F.
+
+Axes: B codes, d dimensions, C components, S = 1 + d + d^2 sufficient statistics.
+"""
+
+import math
 import warnings
 from typing import Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
+from sklearn.cluster import MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from randomz.params import DensityPriorConfig
+from randomz.params import MixtureConfig
 from randomz.priors.base import Prior, Say
-from randomz.priors.gaussian import gaussian_log_density
 from randomz.seeding import generator, integer
+
+RIDGE = 1e-6  # share of the codes' variance that every covariance gets on its diagonal
+LEAST_VARIANCE = 1e-8  # where all codes are alike
+TOLERANCE = 1e-4  # nats a code: EM has converged when an iteration gains less
+CHUNK = 10000
 
 
 class Mixture(Prior):
-    """C Gaussians with full covariances, by scikit-learn's EM."""
+    """Up to C Gaussians with full covariances, by EM; as many as are best on validation codes.
+
+    Where fewer than C are best, the others have weight 0, so that every fit has tensors of one shape.
+    """
 
     weights: Tensor
     means: Tensor
     scales: Tensor
 
-    def __init__(self, dimensions: int, config: DensityPriorConfig) -> None:
+    def __init__(self, dimensions: int, config: MixtureConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("weights", torch.full((config.components,), 1 / config.components))
-        self.register_buffer("means", torch.zeros(config.components, dimensions))
-        self.register_buffer("scales", torch.eye(dimensions).repeat(config.components, 1, 1))
+        most = max(config.components)
+        self.register_buffer("weights", torch.full((most,), 1 / most))
+        self.register_buffer("means", torch.zeros(most, dimensions))
+        self.register_buffer("scales", torch.eye(dimensions).repeat(most, 1, 1))
 
-    def fit(self, codes: Float[Tensor, "B d"], validation: Float[Tensor, "V d"], seed: int, say: Say) -> Self:  # noqa: ARG002
-        """EM from k-means for at most `iterations`. Raises ValueError when there are fewer codes than components."""
-        available = min(len(codes), self.config.codes)
-        if available < self.config.components:
+    def fit(self, codes: Float[Tensor, "B d"], validation: Float[Tensor, "V d"], seed: int, say: Say) -> Self:
+        """EM from k-means, for each number of components that the config names.
+
+        Raises ValueError when there are fewer codes than components.
+        """
+        available, most = min(len(codes), self.config.codes), max(self.config.components)
+        if available < most:
             raise ValueError(
-                f"prior: found {available} codes for {self.config.components} components; "
+                f"prior: found {available} codes for {most} components; "
                 "at least as many codes as components are accepted"
             )
         order = torch.randperm(len(codes), generator=generator("mixture codes", seed))
-        chosen = codes[order[: self.config.codes].to(codes.device)]
-        mixture = GaussianMixture(
-            self.config.components,
-            max_iter=self.config.iterations,
-            reg_covar=1e-6 * float(chosen.var()),
-            random_state=integer("mixture", seed),
-        )
-        with warnings.catch_warnings():
-            # The number of iterations is the config's choice: the last per mille of likelihood is not worth minutes.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            mixture.fit(chosen.double().cpu().numpy())
-        self.weights.copy_(torch.from_numpy(mixture.weights_))
-        self.means.copy_(torch.from_numpy(mixture.means_))
-        self.scales.copy_(torch.linalg.cholesky(torch.from_numpy(mixture.covariances_)))
+        chosen = codes[order[: self.config.codes].to(codes.device)].double()
+        best, kept = float("inf"), self.state_dict()
+        for turn, components in enumerate(self.config.components, 1):
+            self._take(*expectation_maximisation(chosen, components, self.config.iterations, seed))
+            nats = -float(self.log_prob(validation).double().mean())
+            say({"epoch": turn, "components": components, "validation_nats": nats})
+            if nats < best:
+                best, kept = nats, {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        self.load_state_dict(kept)
         return self
+
+    def _take(
+        self, weights: Float64[Tensor, " C"], means: Float64[Tensor, "C d"], covariances: Float64[Tensor, "C d d"]
+    ) -> None:
+        fitted = slice(len(weights))
+        self.weights.zero_()[fitted] = weights.float()
+        self.means[fitted] = means.float()
+        self.scales[fitted] = torch.linalg.cholesky(covariances).float()
 
     def sample(self, count: int, noise: torch.Generator) -> Float[Tensor, "N d"]:
         """Random z: a component by its weight, then a draw from it."""
@@ -62,5 +84,73 @@ class Mixture(Prior):
 
     def log_prob(self, codes: Float[Tensor, "B d"]) -> Float[Tensor, " B"]:
         """Log of the mixture's density, nats."""
-        each = [gaussian_log_density(codes, mean, scale) for mean, scale in zip(self.means, self.scales, strict=True)]
-        return torch.logsumexp(torch.stack(each, -1) + self.weights.log(), -1)
+        scales = self.scales.double()
+        natural = natural_parameters(self.weights.double(), self.means.double(), scales @ scales.mT)
+        each = [(sufficient_statistics(part.double()) @ natural).logsumexp(1) for part in codes.split(CHUNK)]
+        return torch.cat(each).to(codes.dtype)
+
+
+def sufficient_statistics(codes: Float64[Tensor, "B d"]) -> Float64[Tensor, "B S"]:
+    """F(z) = [1, z, z z^T]."""
+    squares = torch.einsum("bi,bj->bij", codes, codes).flatten(1)
+    return torch.cat([torch.ones_like(codes[:, :1]), codes, squares], 1)
+
+
+def natural_parameters(
+    weights: Float64[Tensor, " C"], means: Float64[Tensor, "C d"], covariances: Float64[Tensor, "C d d"]
+) -> Float64[Tensor, "S C"]:
+    """What F(z) is multiplied by to give the log of weight times density of each component."""
+    factors = torch.linalg.cholesky(covariances)
+    precisions = torch.cholesky_inverse(factors)
+    linear = torch.einsum("cij,cj->ci", precisions, means)
+    log_determinants = 2 * factors.diagonal(dim1=1, dim2=2).log().sum(1)
+    constant = means.shape[1] * math.log(2 * math.pi) + log_determinants + (linear * means).sum(1)
+    return torch.cat([(weights.log() - 0.5 * constant)[:, None], linear, -0.5 * precisions.flatten(1)], 1).T
+
+
+def expectation_maximisation(
+    codes: Float64[Tensor, "B d"], components: int, iterations: int, seed: int
+) -> tuple[Float64[Tensor, " C"], Float64[Tensor, "C d"], Float64[Tensor, "C d d"]]:
+    """Weights, means and covariances after at most so many iterations from k-means clusters."""
+    mean, ridge = codes.mean(0), max(RIDGE * float(codes.var()), LEAST_VARIANCE)
+    centred = codes - mean  # keeps z z^T small, so that differences of large numbers lose no digits
+    statistics = sufficient_statistics(centred)
+    labels = _clusters(centred, components, seed)
+    sums = torch.zeros(components, statistics.shape[1], dtype=codes.dtype, device=codes.device)
+    mixture = _maximise(sums.index_add_(0, labels, statistics), ridge)
+    before = -math.inf
+    for _ in range(iterations):
+        total, gained = torch.zeros_like(sums), 0.0
+        natural = natural_parameters(*mixture)
+        for part in statistics.split(CHUNK):
+            joint = part @ natural
+            density = joint.logsumexp(1, keepdim=True)
+            total.addmm_((joint - density).exp().T, part)
+            gained += float(density.sum())
+        mixture = _maximise(total, ridge)
+        if (gained - before) / len(codes) < TOLERANCE:
+            break
+        before = gained
+    return mixture[0], mixture[1] + mean, mixture[2]
+
+
+def _maximise(
+    sums: Float64[Tensor, "C S"], ridge: float
+) -> tuple[Float64[Tensor, " C"], Float64[Tensor, "C d"], Float64[Tensor, "C d d"]]:
+    """The mixture whose expected statistics are these sums over codes."""
+    counts = sums[:, 0].clamp(min=1e-10)
+    dimensions = math.isqrt(sums.shape[1])
+    means = sums[:, 1 : 1 + dimensions] / counts[:, None]
+    squares = (sums[:, 1 + dimensions :] / counts[:, None]).unflatten(1, (dimensions, dimensions))
+    covariances = squares - torch.einsum("ci,cj->cij", means, means)
+    identity = torch.eye(dimensions, dtype=sums.dtype, device=sums.device)
+    return counts / counts.sum(), means, covariances + ridge * identity
+
+
+def _clusters(codes: Float64[Tensor, "B d"], components: int, seed: int) -> Int64[Tensor, " B"]:
+    means = MiniBatchKMeans(components, batch_size=4096, n_init=1, random_state=integer("mixture", seed))
+    with warnings.catch_warnings():
+        # Codes that repeat can leave clusters empty; their components get next to no weight.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = means.fit_predict(codes.cpu().numpy())
+    return torch.from_numpy(labels).long().to(codes.device)

@@ -6,6 +6,7 @@ Chong and Forsyth 2020, "Effectively unbiased FID and Inception Score and where 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from jaxtyping import Float, Float64
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from randomz.quality.checks import check_features, check_finite
 
-EXTRAPOLATION_SIZES = 15
+EXTRAPOLATION_PARTS = (1, 2, 2)  # that all samples are cut into, each time in another order
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,15 @@ def frechet_distance_infinite(
 ) -> float:
     """Fréchet distance that infinitely many samples would have: the intercept of a line through FD over 1/N.
 
-    `sizes` are the subset sizes, each above F and at most N, two different ones or more; without them
-    fifteen, evenly spaced from a fifth of the samples (but no fewer than 2 F) to all. `generator` is a CPU
-    generator that draws the subsets. Only the bias of the samples goes, that of the reference stays. The
-    estimate may fall below zero.
+    `sizes` are the subset sizes, each above F and at most N, two different ones or more; without them all
+    samples once, and halves of them twice. The distance of a size is the mean over as many disjoint subsets as
+    there are samples for, which leaves a third of the scatter of single subsets. `generator` is a CPU generator
+    that draws the subsets. Only the bias of the samples goes, that of the reference stays. The estimate may
+    fall below zero.
     """
     check_features("samples", samples, len(reference.mean))
     count, dimension = samples.shape
-    chosen = _default_sizes(count, dimension) if sizes is None else list(sizes)
+    chosen = [count // parts for parts in EXTRAPOLATION_PARTS] if sizes is None else list(sizes)
     if len(set(chosen)) < 2 or min(chosen) <= dimension or max(chosen) > count:  # noqa: PLR2004
         raise ValueError(
             f"sizes must be two or more different numbers above {dimension} (feature dimensions) and up to "
@@ -99,14 +101,10 @@ def frechet_distance_infinite(
         )
     distances = []
     for size in chosen:
-        subset = torch.randperm(count, generator=generator)[:size].to(samples.device)
-        distances.append(frechet_distance(feature_statistics(samples[subset]), reference))
+        order = torch.randperm(count, generator=generator)[: count // size * size].to(samples.device)
+        each = [frechet_distance(feature_statistics(samples[subset]), reference) for subset in order.split(size)]
+        distances.append(fmean(each))
     return _intercept([1 / size for size in chosen], distances)
-
-
-def _default_sizes(count: int, dimension: int) -> list[int]:
-    smallest = min(count, max(count // 5, 2 * dimension))
-    return [int(size) for size in torch.linspace(smallest, count, EXTRAPOLATION_SIZES, dtype=torch.float64).round()]
 
 
 def _intercept(x: Sequence[float], y: Sequence[float]) -> float:

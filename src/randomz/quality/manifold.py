@@ -5,22 +5,25 @@ models".
 Density and coverage: Naeem et al. 2020, "Reliable fidelity and diversity metrics for generative models".
 
 Distances are Euclidean and in float64: a float32 |x|² - 2 x·y + |y|² is wrong by 1e-3 of the features' spread
-for a copied image. M queries, N references, F features, k neighbours.
+for a copied image. A float32 product only finds candidates for neighbours, and the bound on its rounding error
+(Higham 2002, "Accuracy and stability of numerical algorithms", section 3.5) tells where that was safe; elsewhere
+the search is repeated in float64. M queries, N references, F features, k neighbours.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from randomz.quality.checks import check_features, check_finite
 
-GROUP = 8  # references that share one entry of the search for candidates
-SPARE = 1  # groups searched beyond those needed, for candidates whose order rounding has changed
+GROUP = 4  # references that share one entry of the search for candidates
+SPARE = 2  # groups searched beyond those needed, for candidates whose order rounding has changed
 BLOCK, COLUMNS = 2048, 256  # rows and columns of a block of distances: 4 MiB, which stays in the cache
 TOLERANCE = 1e-13  # of the squared norms: some ten times the rounding error of a squared distance
+UNDERFLOW = 1e-34  # above what float32 loses to numbers too small for it, where the largest norm is about 1
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,16 @@ class ManifoldMetrics:
 
 @dataclass(frozen=True)
 class _References:
-    """References, centred and padded to whole blocks with points that are infinitely far."""
+    """References, centred and padded to whole blocks with points that are infinitely far.
+
+    `narrow` holds them in float32, divided by `scale`, the largest norm, so that squares neither overflow nor vanish.
+    """
 
     points: Float64[Tensor, "P F"]
     norms: Float64[Tensor, " P"]
+    narrow: Float32[Tensor, "P F"]
+    narrow_norms: Float32[Tensor, " P"]
+    scale: Float64[Tensor, ""]
     count: int
     block: int
 
@@ -73,48 +82,88 @@ def nearest_distances(
     prepared = _prepare(references.double() - centre)
     distances, indices = [], []
     for start in range(0, len(queries), chunk):
-        chunk_queries = queries[start : start + chunk].double() - centre
-        members = _candidates(chunk_queries, prepared, k + exclude_self)
-        exact = _exact_distances(chunk_queries, prepared, members)
-        if exclude_self:
-            own = torch.arange(start, start + len(chunk_queries), device=queries.device)
-            exact = exact.masked_fill(members == own[:, None], torch.inf)
-        nearest = exact.topk(k, dim=1, largest=False)
-        distances.append(nearest.values)
-        indices.append(members.gather(1, nearest.indices))
+        asked = queries[start : start + chunk].double() - centre
+        own = torch.arange(start, start + len(asked), device=queries.device) if exclude_self else None
+        found = _nearest(asked, prepared, k, own)
+        distances.append(found[0])
+        indices.append(found[1])
     return torch.cat(distances), torch.cat(indices)
 
 
 def _prepare(points: Float64[Tensor, "N F"]) -> _References:
     block = min(BLOCK, len(points) + -len(points) % GROUP)
     padding = -len(points) % block
-    norms = functional.pad(points.square().sum(1), (0, padding), value=torch.inf)
-    return _References(functional.pad(points, (0, 0, 0, padding)), norms, len(points), block)
+    squares = points.square().sum(1)
+    scale = squares.max().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    padded = functional.pad(points, (0, 0, 0, padding))
+    norms = functional.pad(squares, (0, padding), value=torch.inf)
+    narrow = (padded / scale).float()
+    return _References(padded, norms, narrow, (norms / scale / scale).float(), scale, len(points), block)
 
 
-def _candidates(queries: Float64[Tensor, "M F"], references: _References, k: int) -> Int64[Tensor, "M C"]:
-    """Give indices of C references among which each query's k nearest are.
+def _rounding(dimension: int) -> float:
+    """Bound on the error of a squared distance out of narrow products, as a share of (|x| + |y|)²."""
+    # TF32 and bfloat16, where a user has allowed them, decide next to nothing by this bound: float64 then does all.
+    unit = 2.0**-24 if torch.get_float32_matmul_precision() == "highest" else 2.0**-8
+    return unit * (dimension + 8)
 
-    They are the members of the groups with the k smallest minima: a selection among N / 8 numbers instead of
+
+def _nearest(
+    queries: Float64[Tensor, "M F"], references: _References, k: int, own: Int64[Tensor, " M"] | None
+) -> tuple[Float64[Tensor, "M k"], Int64[Tensor, "M k"]]:
+    """The k nearest of one chunk, without those that `own` names."""
+    wanted = k + (own is not None)
+    narrow = (queries / references.scale).float()
+    members, beyond = _candidates(narrow, references.narrow, references.narrow_norms, references.block, wanted)
+    distances, indices = _exact_nearest(queries, references, members, k, own)
+    # Whatever lies nearer than the k-th found, within `reach`, has a norm of |x| + reach at most.
+    size, reach = (torch.linalg.vector_norm(queries, dim=1) / references.scale, distances[:, -1] / references.scale)
+    error = _rounding(queries.shape[1]) * (2 * size + reach).square() + UNDERFLOW
+    doubtful = ~(reach.square() + error < beyond.double() + size.square())  # a NaN is doubtful too
+    if bool(doubtful.any()):
+        again = queries[doubtful]
+        members, _ = _candidates(again, references.points, references.norms, references.block, wanted)
+        excluded = None if own is None else own[doubtful]
+        distances[doubtful], indices[doubtful] = _exact_nearest(again, references, members, k, excluded)
+    return distances, indices
+
+
+def _candidates(
+    queries: Float[Tensor, "M F"], points: Float[Tensor, "P F"], norms: Float[Tensor, " P"], block: int, k: int
+) -> tuple[Int64[Tensor, "M C"], Float[Tensor, " M"]]:
+    """Give indices of C references among which each query's k nearest are, and the least |y|² - 2 x·y of all others.
+
+    They are the members of the groups with the k smallest minima: a selection among N / 4 numbers instead of
     N. The members of a group stand `stride` apart in a block, so that minima are taken over whole rows.
     """
-    rows, block = len(queries), references.block
-    stride = block // GROUP
+    rows, stride, total = len(queries), block // GROUP, len(points) // GROUP
     scaled, squared = -2 * queries, queries.new_empty(rows, block)  # written again for each block: fresh memory is slow
-    smallest = queries.new_empty(rows, len(references.points) // GROUP)
-    for number, part in enumerate(_slices(len(references.points), block)):
-        torch.mm(scaled, references.points[part].T, out=squared).add_(references.norms[part])
+    smallest = queries.new_empty(rows, total)
+    for number, part in enumerate(_slices(len(points), block)):
+        torch.mm(scaled, points[part].T, out=squared).add_(norms[part])
         smallest[:, number * stride : (number + 1) * stride] = squared.view(rows, GROUP, stride).amin(1)
-    groups = smallest.topk(min(k + SPARE, smallest.shape[1]), dim=1, largest=False, sorted=False).indices
+    chosen = min(k + SPARE, total)
+    best = smallest.topk(min(chosen + 1, total), dim=1, largest=False)
+    beyond = best.values[:, chosen] if chosen < total else queries.new_full((rows,), torch.inf)
+    groups = best.indices[:, :chosen]
     first = groups // stride * block + groups % stride
-    return (first[:, :, None] + torch.arange(GROUP, device=queries.device) * stride).flatten(1)
+    return (first[:, :, None] + torch.arange(GROUP, device=queries.device) * stride).flatten(1), beyond
 
 
-def _exact_distances(
-    queries: Float64[Tensor, "M F"], references: _References, members: Int64[Tensor, "M C"]
-) -> Float64[Tensor, "M C"]:
-    distances = (references.points[members] - queries[:, None]).square().sum(2).sqrt()
-    return distances.masked_fill(members >= references.count, torch.inf)
+def _exact_nearest(
+    queries: Float64[Tensor, "M F"],
+    references: _References,
+    members: Int64[Tensor, "M C"],
+    k: int,
+    own: Int64[Tensor, " M"] | None,
+) -> tuple[Float64[Tensor, "M k"], Int64[Tensor, "M k"]]:
+    """The k nearest among candidates, by their differences."""
+    differences = references.points[members].sub_(queries[:, None])
+    exact = torch.linalg.vector_norm(differences, dim=2).masked_fill_(members >= references.count, torch.inf)
+    if own is not None:
+        exact.masked_fill_(members == own[:, None], torch.inf)
+    nearest = exact.topk(k, dim=1, largest=False)
+    return nearest.values, members.gather(1, nearest.indices)
 
 
 def neighbour_radii(features: Float[Tensor, "N F"], k: int = 5) -> Float64[Tensor, " N"]:
