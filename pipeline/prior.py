@@ -10,39 +10,57 @@ from torch import Tensor
 from randomz.batches import load_split
 from randomz.checkpoint import save_tensors
 from randomz.devices import Done, choose_device, each_seed
-from randomz.files import write_csv
+from randomz.files import empty_folder, write_csv
+from randomz.models import load_kind
 from randomz.params import load_params
 from randomz.priors import Say, build_priors, fit_priors, priors_state
 from randomz.progress import progress
+from randomz.resume import identity_of, open_checkpoints
 from randomz.seeding import generator
-from randomz.stage import run_stage
+from randomz.stage import SCRATCH, run_stage
 from randomz.trained import encode_all, load_model
+
+TRAIN, VALIDATION = Path("data/train.safetensors"), Path("data/validation.safetensors")
 
 
 def prior(name: str) -> None:
-    """Fit every seed; write priors and their history once all are done."""
+    """Fit every seed, or go on with it; write priors and their history once all are done."""
     params = load_params()
+    config = params.model(name)
+    load_kind(config.kind)  # before the code at hand is asked for
     device = choose_device()
-    train = load_split(Path("data/train.safetensors"), device)
-    validation = load_split(Path("data/validation.safetensors"), device)
+    train, validation = load_split(TRAIN, device), load_split(VALIDATION, device)
+    weights, folder = Path(f"artifacts/{name}/weights"), Path(f"artifacts/{name}/priors")
+    used = {
+        "seeds": params.seeds,
+        "network": params.network.model_dump(mode="json"),
+        "model": config.model_dump(mode="json"),
+        "prior": getattr(params.prior, config.kind).model_dump(mode="json"),
+    }
+    checkpoints = open_checkpoints(SCRATCH / f"prior@{name}", identity_of(used, (TRAIN, VALIDATION, weights), device))
 
     def task(seed: int, say: Say) -> dict[str, Tensor]:
-        model = load_model(params, name, Path(f"artifacts/{name}/weights/seed-{seed}.safetensors"), device)
+        model = load_model(params, name, weights / f"seed-{seed}.safetensors", device)
         codes = encode_all(model, train.images, generator("prior codes", seed))
         held_out = encode_all(model, validation.images, generator("prior validation codes", seed))
         priors = build_priors(params, name, model, seed)
-        fit_priors(priors, codes, held_out, seed, say)
+        fit_priors(priors, codes, held_out, seed, say, checkpoints.within(f"seed-{seed}"))
         return priors_state(priors)
 
     rows: list[dict[str, Any]] = []
+    states: dict[int, dict[str, Tensor]] = {}
     with progress(f"prior {name}", 0, "step") as bar:
         for event in each_seed(task, params.seeds, device):
             if isinstance(event, Done):
-                save_tensors(Path(f"artifacts/{name}/priors/seed-{event.seed}.safetensors"), event.result)
+                states[event.seed] = event.result
             else:
                 rows.append(event.row)
                 bar.advance({"nats": event.row["validation_nats"]})
+    empty_folder(folder)
+    for seed, state in states.items():
+        save_tensors(folder / f"seed-{seed}.safetensors", state)
     write_csv(Path(f"reports/{name}/prior.csv"), sorted(rows, key=itemgetter("seed")))
+    checkpoints.clear()
 
 
 if __name__ == "__main__":

@@ -28,9 +28,13 @@ def train(name: str) -> None:
     device = choose_device()
     kind = load_kind(config.kind)
     data = Data(train=load_split(TRAIN, device), validation=load_split(VALIDATION, device))
-    used = params.model_dump(mode="json", include={"seeds", "network", "train"})
-    identity = identity_of(used | {"model": config.model_dump(mode="json")}, (TRAIN, VALIDATION), device)
-    checkpoints = open_checkpoints(SCRATCH / f"train@{name}", identity)
+    used = {
+        "seeds": params.seeds,
+        "network": params.network.model_dump(mode="json"),
+        "train": params.train.model_dump(mode="json"),
+        "model": config.model_dump(mode="json"),
+    }
+    checkpoints = open_checkpoints(SCRATCH / f"train@{name}", identity_of(used, (TRAIN, VALIDATION), device))
 
     def task(seed: int, say: Say) -> dict[str, Tensor]:
         model = build_seeded(lambda: kind.build(config, params.network), seed).to(device)

@@ -98,7 +98,7 @@ def identity_of(params: Mapping[str, Any], files: Iterable[Path], device: torch.
 
 
 def training_state(network: nn.Module, optimiser: Optimizer) -> dict[str, Tensor]:
-    """All that later steps depend on: parameters, buffers (a codebook, its running means) and the optimiser's moments."""
+    """All that later steps depend on: parameters, buffers (such as a codebook) and the optimiser's moments."""
     state = optimiser.state_dict()["state"]
     moments = {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
     return with_prefix("network", network.state_dict()) | with_prefix("optimiser", moments)

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -41,13 +42,6 @@ SMALL = {
 }
 
 
-class Live:
-    """Stands for the live runs in MLflow, which would cost seconds a start."""
-
-    def __init__(self, *_):
-        self.log = lambda seed, row: None
-
-
 def small_workspace(folder):
     """Params and data of a few hundred blobs: all that the stage reads."""
     folder.mkdir()
@@ -60,7 +54,7 @@ def small_workspace(folder):
 
 
 def attempt(workspace, sabotage=lambda: None):
-    """The stage in a process and a group of its own, as `python -m pipeline.train vqvae` but for imports; its status."""
+    """The stage in a process and a group of its own, as by `python -m pipeline.train vqvae`; its status."""
     pid = os.fork()
     if not pid:
         try:
@@ -69,7 +63,7 @@ def attempt(workspace, sabotage=lambda: None):
             os.environ["RANDOMZ_DEVICE"] = "cpu"
             os.dup2(os.open("stderr", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
             sys.stderr = os.fdopen(2, "w", buffering=1)
-            stage.LiveRuns = lambda *_: nullcontext(Live())
+            stage.LiveRuns = lambda *_: nullcontext(Mock())  # live runs in MLflow would cost seconds a start
             sabotage()
             os._exit(run_stage(NAME, lambda: stage.train("vqvae")))
         finally:

@@ -3,7 +3,10 @@ import torch
 from synthetic import tiny_model, tiny_params
 
 from randomz.checkpoint import load_tensors, save_tensors
+from randomz.finite import NonFiniteLossError
 from randomz.priors import build_priors, fit_priors, load_priors, priors_state
+from randomz.priors.likelihood import maximise_likelihood
+from randomz.resume import Checkpoints
 from randomz.seeding import generator
 
 NAMES = {
@@ -107,3 +110,70 @@ def test_initial_weights_are_a_function_of_the_seed_alone(kind):
 def test_the_initial_weights_of_another_seed_differ():
     first, second = (priors_state(build("vqvae", seed)) for seed in (0, 1))
     assert any(not torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+class Stopped(Exception):  # noqa: N818
+    """As good as a kill."""
+
+
+class StoppingCheckpoints(Checkpoints):
+    """Checkpoints of a fit that is stopped once it has saved this epoch."""
+
+    def within(self, part):
+        return StoppingCheckpoints(self.folder / part)
+
+    def save(self, tensors, rows):
+        super().save(tensors, rows)
+        if len(rows) == 1:
+            raise Stopped
+
+
+@pytest.mark.parametrize(("kind", "learned"), [("vae", "flow"), ("vqvae", "autoregressive")])
+def test_a_fit_that_is_stopped_and_goes_on_gives_the_same_bits(kind, learned, tmp_path):
+    priors, expected = fit(kind)
+    with pytest.raises(Stopped):
+        fit_priors(build(kind, 0), draw(kind), draw(kind, 40, key=1), 0, lambda _: None, StoppingCheckpoints(tmp_path))
+    assert [row["epoch"] for row in Checkpoints(tmp_path / learned).load().rows] == [1]
+    resumed, rows = build(kind, 0), []
+    fit_priors(resumed, draw(kind), draw(kind, 40, key=1), 0, rows.append, Checkpoints(tmp_path))
+    assert rows == expected
+    state = priors_state(resumed)
+    for name, tensor in priors_state(priors).items():
+        assert torch.equal(state[name], tensor), name
+
+
+@pytest.mark.parametrize("best", [1, 2])
+def test_a_fit_that_goes_on_knows_its_best_epoch(best, tmp_path):
+    """Epochs of validation nats 5 and 5 -/+ 1; the fit is stopped between them."""
+    weights = {}
+    nats = iter([5.0, 4.0 if best == 2 else 6.0])
+
+    def fit_network(checkpoints):
+        network = torch.nn.Linear(2, 1, bias=False)
+        torch.nn.init.ones_(network.weight)
+        z = draw("vae")[:, :2]
+
+        def validate():
+            weights[len(weights) + 1] = network.weight.detach().clone()
+            return next(nats)
+
+        config = tiny_params().prior.vae.flow
+        maximise_likelihood(
+            network, lambda batch: network(z[batch]).square().mean(), validate, z, config, 0.0, 0, print, checkpoints
+        )
+        return network
+
+    with pytest.raises(Stopped):
+        fit_network(StoppingCheckpoints(tmp_path))
+    assert torch.equal(fit_network(Checkpoints(tmp_path)).weight, weights[best])
+    assert not torch.equal(weights[1], weights[2])
+
+
+def test_a_loss_that_is_not_finite_names_prior_epoch_and_step(tmp_path):
+    priors = build("vae", 0)
+    codes = draw("vae")
+    codes[7] = float("nan")
+    del priors["gaussian"], priors["gmm"]
+    with pytest.raises(NonFiniteLossError, match=r"^flow, epoch 1, step [12]: loss = nan; a finite loss is accepted$"):
+        fit_priors(priors, codes, draw("vae", 40, key=1), 0, lambda _: None, Checkpoints(tmp_path))
+    assert Checkpoints(tmp_path / "flow").load() is None

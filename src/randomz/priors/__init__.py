@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from randomz.finite import NonFiniteLossError
 from randomz.models.base import LatentModel
 from randomz.params import Params
 from randomz.priors.autoregressive import Autoregressive
@@ -13,6 +14,7 @@ from randomz.priors.codes import PositionCodes, UniformCodes
 from randomz.priors.flow import Flow
 from randomz.priors.gaussian import FittedGaussian, StandardNormal
 from randomz.priors.mixture import Mixture
+from randomz.resume import Checkpoints
 from randomz.seeding import integer
 
 __all__ = ["Prior", "Priors", "Row", "Say", "build_priors", "fit_priors", "load_priors", "priors_state"]
@@ -47,15 +49,21 @@ def _build(params: Params, name: str, model: Any) -> Priors:  # noqa: ANN401 (on
     }
 
 
-def fit_priors(priors: Priors, codes: Tensor, validation: Tensor, seed: int, say: Say) -> None:
+def fit_priors(
+    priors: Priors, codes: Tensor, validation: Tensor, seed: int, say: Say, checkpoints: Checkpoints | None = None
+) -> None:
     """Fit each prior in place; `say` hears a row with seed, prior, components, epoch and validation_nats.
 
     There is a row for each epoch, one for each number of components of a mixture, and one of epoch 0 for a closed form.
+    With `checkpoints`, a fit in epochs that was stopped goes on. Raises NonFiniteLossError that names prior and epoch.
     """
     for name, prior in priors.items():
         rows: list[Row] = []
         prior.to(codes.device)
-        prior.fit(codes, validation, seed, rows.append)
+        try:
+            prior.fit(codes, validation, seed, rows.append, checkpoints.within(name) if checkpoints else None)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{name}, {error}") from error
         rows = rows or [{"epoch": 0, "validation_nats": -float(prior.log_prob(validation).double().mean())}]
         for row in rows:
             say({"seed": seed, "prior": name, "components": None, **row})

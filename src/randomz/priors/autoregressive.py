@@ -25,6 +25,7 @@ from torch.nn import functional
 from randomz.params import CodePriorConfig
 from randomz.priors.base import Prior, Say
 from randomz.priors.likelihood import maximise_likelihood
+from randomz.resume import Checkpoints
 from randomz.seeding import generator, integer
 
 CHUNK = 1000
@@ -127,7 +128,14 @@ class Autoregressive(Prior):
         logits: Tensor = torch.bmm(by_place, self.head) + self.head_bias
         return logits.transpose(0, 1)
 
-    def fit(self, codes: Int64[Tensor, "B h w"], validation: Int64[Tensor, "V h w"], seed: int, say: Say) -> Self:
+    def fit(
+        self,
+        codes: Int64[Tensor, "B h w"],
+        validation: Int64[Tensor, "V h w"],
+        seed: int,
+        say: Say,
+        checkpoints: Checkpoints | None = None,
+    ) -> Self:
         """Clusters by k-means, then maximum likelihood; the weights of the epoch best on validation are kept.
 
         Raises ValueError when there are fewer grids than clusters.
@@ -147,7 +155,7 @@ class Autoregressive(Prior):
         def validate() -> float:
             return -float(self.log_prob(validation).double().mean())
 
-        maximise_likelihood(self, loss, validate, codes, self.config, self.config.weight_decay, seed, say)
+        maximise_likelihood(self, loss, validate, codes, self.config, self.config.weight_decay, seed, say, checkpoints)
         return self
 
     def _find_clusters(self, codes: Int64[Tensor, "B h w"], seed: int) -> None:

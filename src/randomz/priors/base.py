@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from randomz.resume import Checkpoints
+
 Row = dict[str, Any]  # one line of a history table
 Say = Callable[[Row], None]
 
@@ -18,8 +20,18 @@ class Prior(nn.Module, abc.ABC):
     Codes are z [B d] float or indices of codebook entries [B h w] int64.
     """
 
-    def fit(self, codes: Tensor, validation: Tensor, seed: int, say: Say) -> Self:  # noqa: ARG002
-        """Fit to training codes; `validation` codes are for model selection, `say` hears of progress."""
+    def fit(
+        self,
+        codes: Tensor,  # noqa: ARG002
+        validation: Tensor,  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+        say: Say,  # noqa: ARG002
+        checkpoints: Checkpoints | None = None,  # noqa: ARG002
+    ) -> Self:
+        """Fit to training codes; `validation` codes are for model selection, `say` hears of progress.
+
+        With `checkpoints`, a fit of many epochs that was stopped goes on after its last one, to the same bits.
+        """
         return self
 
     @abc.abstractmethod

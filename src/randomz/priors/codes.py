@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from randomz.priors.base import Prior, Say
+from randomz.resume import Checkpoints
 
 
 class UniformCodes(Prior):
@@ -36,7 +37,14 @@ class PositionCodes(Prior):
         self.grid = grid
         self.register_buffer("shares", torch.full((grid * grid, entries), 1 / entries))
 
-    def fit(self, codes: Int64[Tensor, "B h w"], validation: Int64[Tensor, "V h w"], seed: int, say: Say) -> Self:  # noqa: ARG002
+    def fit(
+        self,
+        codes: Int64[Tensor, "B h w"],
+        validation: Int64[Tensor, "V h w"],  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+        say: Say,  # noqa: ARG002
+        checkpoints: Checkpoints | None = None,  # noqa: ARG002
+    ) -> Self:
         """Counts, with one added to each so that no code is impossible."""
         counts = torch.stack([torch.bincount(place, minlength=self.shares.shape[1]) for place in codes.flatten(1).T])
         self.shares.copy_((counts + 1) / (counts + 1).sum(-1, keepdim=True))

@@ -13,6 +13,7 @@ from torch import Tensor
 from randomz.params import FlowConfig
 from randomz.priors.base import Prior, Say
 from randomz.priors.likelihood import maximise_likelihood
+from randomz.resume import Checkpoints
 
 
 class Flow(Prior):
@@ -30,7 +31,14 @@ class Flow(Prior):
         self.register_buffer("mean", torch.zeros(dimensions))
         self.register_buffer("scale", torch.ones(dimensions))
 
-    def fit(self, codes: Float[Tensor, "B d"], validation: Float[Tensor, "V d"], seed: int, say: Say) -> Self:
+    def fit(
+        self,
+        codes: Float[Tensor, "B d"],
+        validation: Float[Tensor, "V d"],
+        seed: int,
+        say: Say,
+        checkpoints: Checkpoints | None = None,
+    ) -> Self:
         """Maximum likelihood; the epoch that is best on validation is kept."""
         self.mean.copy_(codes.mean(0))
         self.scale.copy_(codes.std(0).clamp(min=1e-6))
@@ -41,7 +49,7 @@ class Flow(Prior):
         def validate() -> float:
             return -float(self.log_prob(validation).double().mean())
 
-        maximise_likelihood(self.flow, loss, validate, codes, self.config, 0.0, seed, say)
+        maximise_likelihood(self.flow, loss, validate, codes, self.config, 0.0, seed, say, checkpoints)
         return self
 
     @torch.no_grad()

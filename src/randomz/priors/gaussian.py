@@ -9,6 +9,7 @@ from torch import Tensor
 
 from randomz.gaussian import standard_normal_log_density
 from randomz.priors.base import Prior, Say
+from randomz.resume import Checkpoints
 
 
 class StandardNormal(Prior):
@@ -38,7 +39,14 @@ class FittedGaussian(Prior):
         self.register_buffer("mean", torch.zeros(dimensions))
         self.register_buffer("scale", torch.eye(dimensions))
 
-    def fit(self, codes: Float[Tensor, "B d"], validation: Float[Tensor, "V d"], seed: int, say: Say) -> Self:  # noqa: ARG002
+    def fit(
+        self,
+        codes: Float[Tensor, "B d"],
+        validation: Float[Tensor, "V d"],  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+        say: Say,  # noqa: ARG002
+        checkpoints: Checkpoints | None = None,  # noqa: ARG002
+    ) -> Self:
         """Maximum likelihood, in closed form. `scale` is the Cholesky factor of the covariance."""
         covariance = torch.cov(codes.double().T).reshape(len(self.mean), -1)
         jitter = 1e-6 * covariance.diagonal().mean() * torch.eye(len(self.mean), device=codes.device)

@@ -1,6 +1,7 @@
 """Fit a network by maximum likelihood and keep its best epoch: what the priors that learn by gradient share."""
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,8 +9,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from randomz.batches import epoch_order
+from randomz.finite import check_finite, check_steps
 from randomz.params import CodePriorConfig, FlowConfig
 from randomz.priors.base import Say
+from randomz.resume import Checkpoints, restore, training_state, under_prefix, with_prefix
 from randomz.schedule import one_cycle
 from randomz.seeding import integer
 
@@ -25,33 +28,60 @@ def maximise_likelihood(
     weight_decay: float,
     seed: int,
     say: Say,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """AdamW on `loss` of batches of indices into `codes`; the weights of the epoch that validates best are kept.
 
-    `validate` gives nats, lower is better. A set of codes smaller than a batch is one batch.
+    `validate` gives nats, lower is better. A set of codes smaller than a batch is one batch. With `checkpoints`, a fit
+    that was stopped goes on after its last epoch, to the same bits; `say` hears of the epochs before again.
+    Raises NonFiniteLossError that names epoch and step; the checkpoint of the epoch before stays.
     """
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=0.0, weight_decay=weight_decay, betas=(0.9, 0.95), fused=True
     )
-    best, kept = float("inf"), copy.deepcopy(network.state_dict())
-    size = min(config.batch_size, len(codes))
-    for epoch in range(config.epochs):
-        order = epoch_order(len(codes), size, integer("prior order", seed), epoch).to(codes.device)
+    saved = checkpoints.load() if checkpoints else None
+    if saved:
+        restore(network, optimiser, saved.tensors)
+    rows = saved.rows if saved else []
+    best = under_prefix("best", saved.tensors) if saved else copy.deepcopy(network.state_dict())
+    for row in rows:
+        say(row)
+    for epoch in range(len(rows) + 1, config.epochs + 1):
         network.train()
-        for index, batch in enumerate(order):
-            step = epoch * len(order) + index
-            rate = one_cycle(step, config.epochs * len(order), config.learning_rate, WARMUP)
-            optimiser.param_groups[0]["lr"] = rate
-            with torch.random.fork_rng(devices=[]):  # dropout can draw from the global stream only
-                torch.manual_seed(integer("prior dropout", seed, step))
-                value = loss(batch)
-            optimiser.zero_grad()
-            value.backward()
-            optimiser.step()
+        _train_epoch(loss, optimiser, codes, config, seed, epoch)
         network.eval()
         nats = validate()
-        say({"epoch": epoch + 1, "validation_nats": nats})
-        if nats < best:
-            best, kept = nats, copy.deepcopy(network.state_dict())
-    network.load_state_dict(kept)
+        check_finite({"validation_nats": nats}, f"after epoch {epoch}")
+        if nats < min((row["validation_nats"] for row in rows), default=math.inf):
+            best = copy.deepcopy(network.state_dict())
+        rows.append({"epoch": epoch, "validation_nats": nats})
+        if checkpoints:
+            checkpoints.save(training_state(network, optimiser) | with_prefix("best", best), rows)
+        say(rows[-1])
+    network.load_state_dict(best)
     network.eval()
+
+
+def _train_epoch(
+    loss: Callable[[Int64[Tensor, " B"]], Float[Tensor, ""]],
+    optimiser: torch.optim.Optimizer,
+    codes: Tensor,
+    config: FlowConfig | CodePriorConfig,
+    seed: int,
+    epoch: int,
+) -> None:
+    size = min(config.batch_size, len(codes))
+    order = epoch_order(len(codes), size, integer("prior order", seed), epoch - 1).to(codes.device)
+    losses = []
+    for index, batch in enumerate(order):
+        step = (epoch - 1) * len(order) + index
+        rate = one_cycle(step, config.epochs * len(order), config.learning_rate, WARMUP)
+        optimiser.param_groups[0]["lr"] = rate
+        with torch.random.fork_rng(devices=[]):  # dropout can draw from the global stream only
+            torch.manual_seed(integer("prior dropout", seed, step))
+            value = loss(batch)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        losses.append(value.detach())
+    check_steps({"loss": torch.stack(losses)}, epoch)

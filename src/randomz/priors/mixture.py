@@ -19,6 +19,7 @@ from torch import Tensor
 
 from randomz.params import MixtureConfig
 from randomz.priors.base import Prior, Say
+from randomz.resume import Checkpoints
 from randomz.seeding import generator, integer
 
 RIDGE = 1e-6  # share of the codes' variance that every covariance gets on its diagonal
@@ -45,7 +46,14 @@ class Mixture(Prior):
         self.register_buffer("means", torch.zeros(most, dimensions))
         self.register_buffer("scales", torch.eye(dimensions).repeat(most, 1, 1))
 
-    def fit(self, codes: Float[Tensor, "B d"], validation: Float[Tensor, "V d"], seed: int, say: Say) -> Self:
+    def fit(
+        self,
+        codes: Float[Tensor, "B d"],
+        validation: Float[Tensor, "V d"],
+        seed: int,
+        say: Say,
+        checkpoints: Checkpoints | None = None,  # noqa: ARG002
+    ) -> Self:
         """EM from k-means, for each number of components that the config names.
 
         Raises ValueError when there are fewer codes than components.
