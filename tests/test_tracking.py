@@ -618,7 +618,21 @@ def test_training_that_fails_or_is_killed_ends_its_live_runs():
     tracking.serve(iter([first, point, json.dumps({"status": "FAILED"})]))
     assert statuses("vae-seed-0") == [("live", "FAILED")]
     tracking.serve(iter([first, point]))
-    assert statuses("vae-seed-0") == [("live", "FAILED"), ("live", "KILLED")]
+    assert statuses("vae-seed-0") == [("live", "KILLED"), ("superseded", "FAILED")]
+
+
+@pytest.mark.usefixtures("workspace")
+def test_training_that_goes_on_has_one_live_run_with_every_epoch_once():
+    with LiveRuns(EXPERIMENT, "vae", "vae", (0, 1)) as live:
+        live.log(0, rows(0)[0])
+        live.close("KILLED")
+    with LiveRuns(EXPERIMENT, "vae", "vae", (0, 1)) as live:
+        for row in rows(0):  # those before the interruption too
+            live.log(0, row)
+    assert statuses("vae-seed-0") == [("live", "FINISHED"), ("superseded", "KILLED")]
+    (run,) = [r for r in all_runs() if r.data.tags["randomz.status"] == "live" and r.data.tags["randomz.seed"] == "0"]
+    points = client().get_metric_history(run.info.run_id, "train_total")
+    assert [point.step for point in points] == [1, 2, 3]
 
 
 def start_live(process):

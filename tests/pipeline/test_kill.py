@@ -18,7 +18,7 @@ from synthetic import blobs
 from workspace import ENVIRONMENT, edit_params, make_workspace, run
 
 import randomz.models.vqvae  # noqa: F401
-from pipeline import train as stage
+from pipeline import prior, train
 from randomz import files, trainer
 from randomz.checkpoint import save_tensors
 from randomz.stage import run_stage
@@ -39,6 +39,11 @@ SMALL = {
     "train.batch_size": 50,
     "models.vqvae.grid": 2,
     "models.vqvae.codes": 8,
+    "prior.vqvae.clusters": 2,
+    "prior.vqvae.units": 16,
+    "prior.vqvae.embedding": 4,
+    "prior.vqvae.epochs": 3,
+    "prior.vqvae.batch_size": 50,
 }
 
 
@@ -53,7 +58,7 @@ def small_workspace(folder):
     return folder
 
 
-def attempt(workspace, sabotage=lambda: None):
+def attempt(workspace, sabotage=lambda: None, name=NAME):
     """The stage in a process and a group of its own, as by `python -m pipeline.train vqvae`; its status."""
     pid = os.fork()
     if not pid:
@@ -63,19 +68,20 @@ def attempt(workspace, sabotage=lambda: None):
             os.environ["RANDOMZ_DEVICE"] = "cpu"
             os.dup2(os.open("stderr", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
             sys.stderr = os.fdopen(2, "w", buffering=1)
-            stage.LiveRuns = lambda *_: nullcontext(Mock())  # live runs in MLflow would cost seconds a start
+            train.LiveRuns = lambda *_: nullcontext(Mock())  # live runs in MLflow would cost seconds a start
             sabotage()
-            os._exit(run_stage(NAME, lambda: stage.train("vqvae")))
+            work = {"train@vqvae": train.train, "prior@vqvae": prior.prior}[name]
+            os._exit(run_stage(name, lambda: work("vqvae")))
         finally:
             os._exit(99)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    wait_for_the_lock(workspace)
+    wait_for_the_lock(workspace, name)
     return status
 
 
-def wait_for_the_lock(workspace):
+def wait_for_the_lock(workspace, name=NAME):
     """What a killed stage started holds its lock too, so once it is free no orphan is left."""
-    with (workspace / f"scratch/{NAME}.lock").open() as file:
+    with (workspace / f"scratch/{name}.lock").open() as file:
         deadline = time.monotonic() + 20
         while True:
             try:
@@ -188,6 +194,19 @@ def test_killed_at_every_checkpoint_it_arrives_all_the_same(workspace, expected)
         assert len(statuses) < 12
     assert statuses.count(-signal.SIGKILL) >= 3
     assert outputs(workspace) == expected
+
+
+@pytest.mark.parametrize("sabotage", [kill_at_write(1, "group"), kill_at_write(5, "stage")])
+def test_a_killed_fit_of_priors_leaves_the_same_bytes_too(workspace, sabotage):
+    name = "prior@vqvae"
+    assert attempt(workspace) == 0
+    whole = workspace.with_name("whole")
+    shutil.copytree(workspace, whole)
+    assert attempt(whole, name=name) == 0
+    assert attempt(workspace, sabotage, name) == -signal.SIGKILL
+    assert attempt(workspace, name=name) == 0
+    assert outputs(workspace) == outputs(whole)
+    assert "artifacts/vqvae/priors/seed-1.safetensors" in outputs(workspace)
 
 
 def test_a_damaged_checkpoint_is_passed_over(workspace, expected):
