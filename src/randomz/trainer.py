@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
-from randomz.batches import Split, epoch_order, in_chunks, pixels
+from randomz.batches import Split, binarised, epoch_order, in_chunks, pixels
 from randomz.models.base import LatentModel, Loss
 from randomz.params import TrainConfig
 from randomz.schedule import one_cycle
@@ -45,6 +46,7 @@ def fit(model: LatentModel, loss: LossFunction, data: Data, config: TrainConfig,
 
     A row holds `seed`, `epoch` (from 1), `learning_rate`, every loss term as `train_<term>` (mean over the epoch's
     steps) and `validation_<term>` (mean over the split), nats per image, and the model's own diagnostics.
+    With `binarise` every step draws its pixels as 0 or 1; validation images are drawn once, alike for all seeds.
     Raises NonFiniteLossError that names seed, epoch and step.
     """
     device = data.train.images.device
@@ -55,7 +57,11 @@ def fit(model: LatentModel, loss: LossFunction, data: Data, config: TrainConfig,
         betas=(0.9, 0.99),
         fused=True,
     )
-    model.start(pixels(data.train.images[:START_IMAGES]), generator("start", seed))
+    # Binarisation has streams of its own: without it, all others are what they were.
+    drawn = binarised if config.binarise else _grey
+    watched = replace(data.validation, images=drawn(data.validation.images, generator("binarise validation")))
+    first = drawn(data.train.images[:START_IMAGES], generator("binarise start", seed))
+    model.start(pixels(first), generator("start", seed))
     for epoch in range(config.epochs):
         order = epoch_order(len(data.train), config.batch_size, seed, epoch).to(device)
         steps = len(order)
@@ -67,7 +73,7 @@ def fit(model: LatentModel, loss: LossFunction, data: Data, config: TrainConfig,
                 step, config.epochs * steps, config.learning_rate, config.warmup
             )
             noise = generator("noise", seed, step)
-            x = pixels(data.train.images[batch])
+            x = pixels(drawn(data.train.images[batch], generator("binarise", seed, step)))
             output = model(x, noise)
             terms = loss(model, output, x)
             optimiser.zero_grad()
@@ -78,9 +84,7 @@ def fit(model: LatentModel, loss: LossFunction, data: Data, config: TrainConfig,
                 sums[name] = sums.get(name, torch.zeros((), device=device)) + term.detach().mean()
         train = {f"train_{name}": float(total) / steps for name, total in sums.items()}
         _check_finite(train, seed, epoch + 1, (epoch + 1) * steps)
-        validation = {
-            f"validation_{name}": value for name, value in mean_terms(model, loss, data.validation, seed).items()
-        }
+        validation = {f"validation_{name}": value for name, value in mean_terms(model, loss, watched, seed).items()}
         rate = optimiser.param_groups[0]["lr"]
         yield {
             "seed": seed,
@@ -90,6 +94,10 @@ def fit(model: LatentModel, loss: LossFunction, data: Data, config: TrainConfig,
             **validation,
             **model.diagnostics(),
         }
+
+
+def _grey(images: UInt8[Tensor, "*N 28 28"], noise: torch.Generator) -> UInt8[Tensor, "*N 28 28"]:  # noqa: ARG001
+    return images
 
 
 def _check_finite(means: dict[str, float], seed: int, epoch: int, step: int) -> None:
