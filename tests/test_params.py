@@ -59,7 +59,9 @@ def test_a_file_gives_what_it_says(file):
         ("models.vae.grid", "kind, dimensions, beta"),
         ("models.vqvae.colour", "kind, grid, codes, dimensions, beta, codebook, decay, start, restart"),
         ("prior.colour", "ae, vae, vqvae"),
-        ("prior.vae.colour", "components, iterations"),
+        ("prior.vae.colour", "gmm, flow"),
+        ("prior.vae.gmm.colour", "codes, components, iterations"),
+        ("prior.ae.flow.colour", "transforms, width, epochs"),
         ("prior.vqvae.colour", "batch_size, learning_rate, weight_decay, dropout"),
     ],
 )
@@ -99,11 +101,23 @@ def test_a_missing_key_is_named(file, key):
         ("models.vqvae.codebook", "mean", "'ema' or 'gradient'"),
         ("models.vqvae.restart", -1.0, "greater than or equal to 0"),
         ("prior.vqvae.dropout", 1.0, "less than 1"),
+        ("prior.vae.gmm.components", 100, "a valid array"),
+        ("yardstick.reference", "train", "'test' or 'validation'"),
+        ("train.binarise", "yes", "a valid boolean"),
         ("publish.experiment", 5, "a valid string"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_accepted(file, key, value, accepted):
     assert refusal(file, change(key, value)) == f"{file}: {key}: found {value!r}; input should be {accepted}"
+
+
+def test_binarised_training_takes_bernoulli_alone(file):
+    tree = tiny_tree(train={"binarise": True}, models={"vae": {"likelihood": "gaussian", "sigma": 0.5}})
+    message = refusal(file, tree)
+    assert "train.binarise is true, but models.vae.likelihood is gaussian; " in message
+    assert message.endswith("bernoulli is accepted")
+    file.write_text(json.dumps(tiny_tree(train={"binarise": True})))
+    assert load_params(file).train.binarise
 
 
 @pytest.mark.parametrize(

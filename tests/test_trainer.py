@@ -4,7 +4,7 @@ import pytest
 import torch
 from synthetic import blobs, tiny_model, tiny_params
 
-from randomz.batches import epoch_order, in_chunks, pixels
+from randomz.batches import binarised, epoch_order, in_chunks, pixels
 from randomz.evaluation import as_bytes
 from randomz.finite import NonFiniteLossError
 from randomz.resume import Checkpoints
@@ -91,11 +91,11 @@ def data():
     return Data(train=blobs(100, 1), validation=blobs(30, 2))
 
 
-def train(name, data, seed=0, between=None, **changes):
+def train(name, data, seed=0, between=None, binarise=False, **changes):
     """A model after two epochs of ten steps, with its rows of history; `between` is called after each epoch."""
     model, loss = tiny_model(name, seed, **changes)
     rows = []
-    for row in fit(model, loss, data, tiny_params().train, seed):
+    for row in fit(model, loss, data, tiny_params(train={"binarise": binarise}).train, seed):
         rows.append(row)
         if between:
             between(model, loss)
@@ -268,11 +268,11 @@ def test_a_learning_rate_out_of_all_bounds_is_such_a_loss(data):
 FOUR_EPOCHS = tiny_params(train={"epochs": 4}).train
 
 
-def train_on(name, data, folder, epochs, **changes):
+def train_on(name, data, folder, epochs, config=FOUR_EPOCHS, **changes):
     """A new model that goes on from the checkpoints in the folder up to this epoch, and its rows."""
     model, loss = tiny_model(name, 5, **changes)
     rows = []
-    for row in fit(model, loss, data, FOUR_EPOCHS, 5, Checkpoints(folder)):
+    for row in fit(model, loss, data, config, 5, Checkpoints(folder)):
         rows.append(row)
         if len(rows) == epochs:
             break
@@ -298,6 +298,15 @@ def test_a_fit_that_is_stopped_and_goes_on_gives_the_same_bits(name, changes, st
     assert rows == expected
     files = [sorted((tmp_path / folder).iterdir()) for folder in ("whole", "stopped")]
     assert [file.name for file in files[0]] == [file.name for file in files[1]]  # a name has the hash of the state
+
+
+def test_pixels_that_are_drawn_go_on_too(data, tmp_path):
+    config = tiny_params(train={"epochs": 4, "binarise": True}).train
+    whole, expected = train_on("vqvae", data, tmp_path / "whole", 4, config)
+    train_on("vqvae", data, tmp_path / "stopped", 2, config)
+    resumed, rows = train_on("vqvae", data, tmp_path / "stopped", 4, config)
+    assert_same_weights(whole, resumed)
+    assert rows == expected
 
 
 def test_checkpoints_change_nothing(data, tmp_path):
@@ -329,6 +338,69 @@ def test_a_loss_that_is_not_finite_leaves_the_epoch_before(data, tmp_path):
     resumed, rows = train_on("vae", data, tmp_path, 4)
     assert_same_weights(whole, resumed)
     assert rows == expected
+
+
+def test_binarised_pixels_are_white_as_often_as_they_are_grey():
+    images = torch.arange(256, dtype=torch.uint8).repeat(4, 1)[:, :196].reshape(1, 28, 28).repeat(4000, 1, 1)
+    images[2000:] += 60  # both halves together hold every grey level
+    drawn = binarised(images, generator("test_trainer binarised"))
+    assert drawn.dtype == torch.uint8
+    assert drawn.unique().tolist() == [0, 255]
+    assert bool((drawn[images == 0] == 0).all())
+    assert bool((drawn[images == 255] == 255).all())
+    for level in range(256):
+        white = (drawn[images == level] == 255).double()
+        share = level / 255
+        assert abs(float(white.mean()) - share) <= 5 * math.sqrt(share * (1 - share) / len(white)), level
+
+
+def test_a_binarisation_repeats_with_its_stream_and_pixels_are_drawn_apart():
+    grey = torch.full((2, 28, 28), 128, dtype=torch.uint8)
+    first, again, other = (binarised(grey, generator("test_trainer binarised", key)) for key in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first[0], first[1])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_binarised_training_sees_black_and_white_and_draws_anew(name, data, monkeypatch):
+    model, loss = tiny_model(name)
+    first, seen = [], {True: [], False: []}
+
+    def recorded(model, output, x):
+        seen[model.training].append(x)
+        return loss(model, output, x)
+
+    monkeypatch.setattr(model, "start", lambda x, _: first.append(x))
+    list(fit(model, recorded, data, tiny_params(train={"binarise": True}).train, 0))
+    for x in (*first, *seen[True], *seen[False]):
+        assert x.unique().tolist() == [0, 1]
+    validation, again = seen[False]
+    assert torch.equal(validation, again)
+    assert torch.equal(validation, pixels(binarised(data.validation.images, generator("binarise validation"))))
+    # The same images, in another order, with other draws of their pixels.
+    epochs = [torch.cat(seen[True][:10]), torch.cat(seen[True][10:])]
+    placed = [x[epoch_order(100, 10, 0, epoch).flatten().argsort()] for epoch, x in enumerate(epochs)]
+    assert 0.01 < float((placed[0] != placed[1]).double().mean()) < 0.2
+    assert float((placed[0].mean() - pixels(data.train.images).mean()).abs()) < 0.01
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_binarised_training_repeats_by_its_seed(name, data):
+    (first, rows), (second, again) = train(name, data, binarise=True), train(name, data, binarise=True)
+    grey, _ = train(name, data)
+    assert_same_weights(first, second)
+    assert rows == again
+    assert not torch.equal(first.encoder.stack[-1].weight, grey.encoder.stack[-1].weight)
+
+
+def test_binarising_leaves_the_stream_of_noise_alone(data, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("randomz.trainer.generator", lambda *keys: drawn.append(keys) or generator(*keys))
+    for binarise in (False, True):
+        train("vae", data, binarise=binarise)
+    assert drawn.count(("noise", 0, 7)) == 2
+    assert len({keys for keys in drawn if keys[0] == "binarise"}) == 20
 
 
 def test_an_epoch_is_a_permutation_of_its_own():

@@ -9,7 +9,9 @@ from synthetic import TEST, TRAIN, VALIDATION, blobs, tiny_params
 from randomz import judge as judge_module
 from randomz.batches import pixels
 from randomz.checkpoint import save_tensors
+from randomz.judge import FEATURES
 from randomz.yardstick import (
+    CHANNELS,
     blur,
     build_yardstick,
     control_pictures,
@@ -17,11 +19,14 @@ from randomz.yardstick import (
     load_yardstick,
     measure_controls,
     measure_floor,
+    responses,
+    split_responses,
 )
 
 CONFIG = tiny_params().yardstick
 CPU = torch.device("cpu")
-FIGURES = ["fd", "kid", "precision", "recall", "density", "coverage", "digit_rate", "class_entropy", "authenticity"]
+FIGURES = [
+    "fd", "fd_infinite", "kid", "precision", "recall", "density", "coverage", "digit_rate", "class_entropy", "authenticity"]
 CONTROLS = ["noise", "shuffled", "blurred", "one_class", "copied"]
 
 
@@ -125,6 +130,38 @@ def test_pictures_are_the_first_hundred(train, sets):
     assert rows(pictures["real"]) <= rows(train.images)
 
 
+def test_responses_are_features_and_the_means_of_all_channels(tiny_judge, train):
+    images = pixels(train.images[:60])
+    found = responses(tiny_judge, images)
+    assert found.shape == (60, FEATURES + CHANNELS)
+    assert torch.equal(found[:, :FEATURES], tiny_judge.features(images))
+    with torch.no_grad():
+        for layer, channels in ((3, slice(0, 32)), (6, slice(32, 96)), (9, slice(96, 160))):
+            expected = tiny_judge.stack[:layer](images).mean((2, 3))
+            torch.testing.assert_close(found[:, FEATURES:][:, channels], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_responses_leave_the_judge_as_it_was(tiny_judge, train):
+    responses(tiny_judge, pixels(train.images[:10]))
+    with pytest.raises(ValueError, match="hold NaN"):
+        responses(tiny_judge, torch.full((2, 1, 28, 28), math.nan))
+    assert not any(layer._forward_hooks for layer in tiny_judge.stack)  # noqa: SLF001
+
+
+def test_responses_do_not_depend_on_the_size_of_a_chunk(tiny_judge, train, monkeypatch):
+    expected = split_responses(tiny_judge, train)
+    monkeypatch.setattr(judge_module, "CHUNK", 37)
+    torch.testing.assert_close(split_responses(tiny_judge, train), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_haze_around_a_digit_is_refused(tiny_yardstick, tiny_judge):
+    real = pixels(blobs(*TEST).images)
+    stream = torch.Generator().manual_seed(0)
+    hazy = torch.maximum(real, 0.3 * torch.rand(real.shape, generator=stream))
+    assert tiny_yardstick.quality(tiny_judge, real)["digit_rate"] > 0.9
+    assert tiny_yardstick.quality(tiny_judge, hazy)["digit_rate"] < 0.05
+
+
 def test_every_figure_is_there_and_finite(floor, measured):
     for quality in (floor, *measured.values()):
         assert list(quality) == FIGURES
@@ -174,10 +211,11 @@ def test_the_floor_is_what_real_images_get(floor):
 
 
 def test_a_set_of_training_images_takes_two_figures_from_unseen_ones(tiny_yardstick, tiny_judge):
-    copies = tiny_yardstick.training[:500]
-    unseen = tiny_judge.features(pixels(blobs(*VALIDATION).images))
-    of_copies, of_unseen = (tiny_yardstick.quality_of_features(tiny_judge, features) for features in (copies, unseen))
-    mixed = tiny_yardstick.quality_of_features(tiny_judge, copies, unseen)
+    copies, unseen = (responses(tiny_judge, pixels(blobs(*split).images[:500])) for split in (TRAIN, VALIDATION))
+    of_copies, of_unseen = (
+        tiny_yardstick.quality_of_features(tiny_judge, seen[:, :FEATURES], seen) for seen in (copies, unseen)
+    )
+    mixed = tiny_yardstick.quality_of_features(tiny_judge, copies[:, :FEATURES], unseen)
     shared = {name: of_unseen[name] for name in ("digit_rate", "authenticity")}
     assert mixed == of_copies | shared
     assert of_copies["authenticity"] == 0 < mixed["authenticity"]
@@ -214,5 +252,5 @@ def test_figures_do_not_depend_on_the_size_of_a_chunk(tiny_yardstick, tiny_judge
     expected = tiny_yardstick.quality(tiny_judge, images)
     monkeypatch.setattr(judge_module, "CHUNK", 37)
     again = build_yardstick(tiny_judge, train, blobs(*VALIDATION), blobs(*TEST), CONFIG)
-    torch.testing.assert_close(again.test, tiny_yardstick.test, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again.reference, tiny_yardstick.reference, rtol=1e-4, atol=1e-5)
     assert again.quality(tiny_judge, images) == pytest.approx(expected, rel=1e-3, abs=5e-3)

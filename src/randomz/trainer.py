@@ -1,13 +1,14 @@
 """Fit one model for one seed. It knows no model by name, no stage and no tracking."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
-from randomz.batches import Split, epoch_order, in_chunks, pixels
+from randomz.batches import Split, binarised, epoch_order, in_chunks, pixels
 from randomz.finite import check_finite, check_steps
 from randomz.models.base import LatentModel, Loss
 from randomz.params import TrainConfig
@@ -20,6 +21,7 @@ START_IMAGES = 5000  # that a codebook starts from
 LossFunction = Callable[[Any, Any, Tensor], Loss]
 Row = dict[str, float]
 Say = Callable[[Row], None]
+Draw = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def fit(
 
     A row holds `seed`, `epoch` (from 1), `learning_rate`, every loss term as `train_<term>` (mean over the epoch's
     steps) and `validation_<term>` (mean over the split), nats per image, and the model's own diagnostics.
+    With `binarise` every step draws its pixels as 0 or 1; validation images are drawn once, alike for all seeds.
     With `checkpoints`, a fit that was stopped goes on after its last epoch, to the same bits as if it never had been;
     the rows before come again first.
     Raises NonFiniteLossError that names epoch and step; the checkpoint of the epoch before stays.
@@ -60,16 +63,20 @@ def fit(
         betas=(0.9, 0.99),
         fused=True,
     )
+    # Binarisation has streams of its own: without it, all others are what they were.
+    drawn = binarised if config.binarise else _grey
+    watched = replace(data.validation, images=drawn(data.validation.images, generator("binarise validation")))
     saved = checkpoints.load() if checkpoints else None
     if saved:
         restore(model, optimiser, saved.tensors)
     else:
-        model.start(pixels(data.train.images[:START_IMAGES]), generator("start", seed))
+        first = drawn(data.train.images[:START_IMAGES], generator("binarise start", seed))
+        model.start(pixels(first), generator("start", seed))
     rows: list[Row] = saved.rows if saved else []
     yield from list(rows)
     for epoch in range(len(rows) + 1, config.epochs + 1):
-        train = _train_epoch(model, loss, optimiser, data.train, config, seed, epoch)
-        held_out = mean_terms(model, loss, data.validation, seed)
+        train = _train_epoch(model, loss, optimiser, data.train, drawn, config, seed, epoch)
+        held_out = mean_terms(model, loss, watched, seed)
         validation = {f"validation_{name}": value for name, value in held_out.items()}
         check_finite(validation, f"after epoch {epoch}")
         rate = optimiser.param_groups[0]["lr"]
@@ -84,6 +91,7 @@ def _train_epoch(
     loss: LossFunction,
     optimiser: torch.optim.Optimizer,
     train: Split,
+    drawn: Draw,
     config: TrainConfig,
     seed: int,
     epoch: int,
@@ -98,7 +106,7 @@ def _train_epoch(
             step, config.epochs * len(order), config.learning_rate, config.warmup
         )
         noise = generator("noise", seed, step)
-        x = pixels(train.images[batch])
+        x = pixels(drawn(train.images[batch], generator("binarise", seed, step)))
         output = model(x, noise)
         terms = loss(model, output, x)
         optimiser.zero_grad()
@@ -111,6 +119,10 @@ def _train_epoch(
     means = {name: torch.stack(values).cpu() for name, values in history.items()}
     check_steps(means, epoch)
     return {name: float(values.double().mean()) for name, values in means.items()}
+
+
+def _grey(images: UInt8[Tensor, "*N 28 28"], noise: torch.Generator) -> UInt8[Tensor, "*N 28 28"]:  # noqa: ARG001
+    return images
 
 
 @torch.no_grad()

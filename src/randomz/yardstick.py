@@ -1,6 +1,6 @@
 """One yardstick for all: how good a set of images is, beside what real digits and deliberate failures get.
 
-The floor is what as many real training images get against the same test images; the controls are sets that a
+The floor is what as many real training images get against the same reference images; the controls are sets that a
 metric has to refuse. Both are measured once and saved with the reference features, so that every model's figures
 come from the same numbers.
 """
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from randomz.batches import Split, pixels
+from randomz.batches import Split, in_chunks, pixels
 from randomz.checkpoint import load_tensors, save_tensors
-from randomz.judge import CLASSES, Judge, split_features
+from randomz.judge import CLASSES, FEATURES, Judge, split_features
 from randomz.params import YardstickConfig
 from randomz.quality.digits import ClassManifolds, class_entropy, digit_rate, fit_class_manifolds
-from randomz.quality.frechet import FeatureStatistics, feature_statistics, frechet_distance
+from randomz.quality.frechet import FeatureStatistics, feature_statistics, frechet_distance, frechet_distance_infinite
 from randomz.quality.kernel import kernel_distance
 from randomz.quality.manifold import manifold_metrics, neighbour_radii
 from randomz.quality.memory import authenticity, nearest_gaps
@@ -27,6 +27,7 @@ from randomz.seeding import generator
 BLUR_SIGMA = 2.0  # pixels
 PICTURED = 100
 MANIFOLD_PREFIX = "manifolds."
+CHANNELS = 160  # of all convolutions of the judge
 
 Quality = dict[str, float]
 
@@ -35,8 +36,8 @@ Quality = dict[str, float]
 class Yardstick:
     """Features of the real images that every sample set is held against."""
 
-    test: Float[Tensor, "N F"]
-    test_radii: Float[Tensor, " N"]
+    reference: Float[Tensor, "N F"]
+    reference_radii: Float[Tensor, " N"]
     training: Float[Tensor, "T F"]
     training_gaps: Float[Tensor, " T"]
     manifolds: ClassManifolds
@@ -45,40 +46,49 @@ class Yardstick:
 
     def quality(self, judge: Judge, images: Float[Tensor, "M 1 28 28"]) -> Quality:
         """Every sample-quality figure of a set of images. Raises ValueError for pixels that are not in [0, 1]."""
-        return self.quality_of_features(judge, judge.features(images))
+        seen = responses(judge, images)
+        return self.quality_of_features(judge, seen[:, :FEATURES], seen)
 
     def quality_of_features(
-        self, judge: Judge, features: Float[Tensor, "M F"], unseen: Float[Tensor, "H F"] | None = None
+        self, judge: Judge, features: Float[Tensor, "M F"], unseen: Float[Tensor, "H R"]
     ) -> Quality:
         """The same for a set whose features are at hand.
 
-        A set made of training images takes digit rate and authenticity from `unseen`, held-out images of the same
-        kind: training images are all copies of themselves, and the judge has learnt them.
+        Digit rate and authenticity are those of `unseen`, what the judge makes of the same images. For a set made of
+        training images they are held-out images of the same kind: training images are all copies of themselves, and
+        the judge has learnt them.
         """
-        unseen = features if unseen is None else unseen
-        manifold = manifold_metrics(self.test, features, self.neighbours, self.test_radii)
+        manifold = manifold_metrics(self.reference, features, self.neighbours, self.reference_radii)
         return {
             "fd": self.distance(features),
-            "kid": kernel_distance(features, self.test),
+            "fd_infinite": frechet_distance_infinite(
+                features, self.statistics, generator=generator("extrapolation of fd")
+            ),
+            "kid": kernel_distance(features, self.reference),
             "precision": manifold.precision,
             "recall": manifold.recall,
             "density": manifold.density,
             "coverage": manifold.coverage,
             "digit_rate": digit_rate(self.manifolds, unseen),
             "class_entropy": class_entropy(judge.classes(features), CLASSES),
-            "authenticity": authenticity(unseen, self.training, self.training_gaps),
+            "authenticity": authenticity(unseen[:, :FEATURES], self.training, self.training_gaps),
         }
 
     def distance(self, features: Float[Tensor, "M F"]) -> float:
-        """Frechet distance to the test images."""
+        """Frechet distance to the reference images."""
         return frechet_distance(feature_statistics(features), self.statistics)
 
+    def distance_and_digit_rate(self, judge: Judge, images: Float[Tensor, "M 1 28 28"]) -> tuple[float, float]:
+        """Two of the figures alone, for images that are no samples."""
+        seen = responses(judge, images)
+        return self.distance(seen[:, :FEATURES]), digit_rate(self.manifolds, seen)
+
     def save(self, path: Path) -> None:
-        """Write everything but the statistics, which follow from the test features."""
+        """Write everything but the statistics, which follow from the reference features."""
         manifolds = {MANIFOLD_PREFIX + name: tensor for name, tensor in self.manifolds.to_tensors().items()}
         tensors = {
-            "test": self.test,
-            "test_radii": self.test_radii,
+            "reference": self.reference,
+            "reference_radii": self.reference_radii,
             "training": self.training,
             "training_gaps": self.training_gaps,
             "neighbours": torch.tensor(self.neighbours),
@@ -92,27 +102,55 @@ def load_yardstick(path: Path, device: torch.device) -> Yardstick:
     prefixed = {name: tensor for name, tensor in tensors.items() if name.startswith(MANIFOLD_PREFIX)}
     manifolds = ClassManifolds.from_tensors({name.removeprefix(MANIFOLD_PREFIX): t for name, t in prefixed.items()})
     return Yardstick(
-        test=tensors["test"],
-        test_radii=tensors["test_radii"],
+        reference=tensors["reference"],
+        reference_radii=tensors["reference_radii"],
         training=tensors["training"],
         training_gaps=tensors["training_gaps"],
         manifolds=manifolds,
-        statistics=feature_statistics(tensors["test"]),
+        statistics=feature_statistics(tensors["reference"]),
         neighbours=int(tensors["neighbours"]),
     )
 
 
-def build_yardstick(judge: Judge, train: Split, validation: Split, test: Split, config: YardstickConfig) -> Yardstick:
-    """Features of all splits, and what follows from them. The digit rule is calibrated on validation images."""
-    features = split_features(judge, test)
-    training = split_features(judge, train)
-    held_out = split_features(judge, validation)
+def responses(judge: Judge, images: Float[Tensor, "M 1 28 28"]) -> Float[Tensor, "M R"]:
+    """What the digit rule looks at: the judge's features, then the mean of each of its channels over the image.
+
+    The features overlook the haze and the speckles that a decoder leaves; the means of the channels do not. Raises
+    ValueError for pixels that are not in [0, 1].
+    """
+    means: list[Tensor] = []  # of the first chunk after each convolution in turn, of the second chunk, ...
+    *convolutions, _ = (layer for layer in judge.stack if isinstance(layer, nn.ReLU))  # the last gives the features
+    hooks = [layer.register_forward_hook(lambda *call: means.append(call[-1].mean((2, 3)))) for layer in convolutions]
+    try:
+        features = judge.features(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    channels = [torch.cat(means[layer :: len(convolutions)]) for layer in range(len(convolutions))]
+    return torch.cat([features, *channels], 1)
+
+
+def split_responses(judge: Judge, split: Split) -> Float[Tensor, "N R"]:
+    """Responses to every image of a split, in order."""
+    return torch.cat([responses(judge, x) for x in in_chunks(split.images)])
+
+
+def build_yardstick(
+    judge: Judge, train: Split, validation: Split, reference: Split, config: YardstickConfig
+) -> Yardstick:
+    """Features of all splits, and what follows from them. The digit rule is calibrated on validation images.
+
+    `reference` is the split that images are held against: test, or validation while params are being chosen.
+    """
+    features = split_features(judge, reference)
+    known, held_out = split_responses(judge, train), split_responses(judge, validation)
+    training = known[:, :FEATURES].contiguous()
     return Yardstick(
-        test=features,
-        test_radii=neighbour_radii(features, config.neighbours),
+        reference=features,
+        reference_radii=neighbour_radii(features, config.neighbours),
         training=training,
         training_gaps=nearest_gaps(training),
-        manifolds=fit_class_manifolds(training, train.labels, held_out, config.accept),
+        manifolds=fit_class_manifolds(known, train.labels, held_out, config.accept, (FEATURES, CHANNELS)),
         statistics=feature_statistics(features),
         neighbours=config.neighbours,
     )
@@ -123,7 +161,7 @@ def measure_floor(
 ) -> Quality:
     """What real training images get, and validation images where they must be unseen: the best that samples can do."""
     drawn = _draw(train, config, "floor").to(train.images.device)
-    return yardstick.quality_of_features(judge, yardstick.training[drawn], split_features(judge, validation))
+    return yardstick.quality_of_features(judge, yardstick.training[drawn], split_responses(judge, validation))
 
 
 def measure_controls(yardstick: Yardstick, judge: Judge, train: Split, config: YardstickConfig) -> dict[str, Quality]:

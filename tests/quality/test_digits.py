@@ -74,6 +74,45 @@ def test_known_distance():
     assert digit_rate(manifolds, features) == 0.5
 
 
+def test_squared_distances_of_blocks_add_up():
+    features, labels = draw(0)
+    others, _ = draw(1)
+    manifolds = fit_class_manifolds(features, labels, others, blocks=(2, DIMENSION - 2))
+    by_class = []
+    for label in range(CLASSES):
+        squares = torch.zeros(len(others), dtype=torch.float64)
+        for block in (slice(0, 2), slice(2, None)):
+            members = features[labels == label, block].double()
+            offset = others[:, block].double() - members.mean(0)
+            squares += ((offset @ torch.linalg.inv(shrunk_covariance(members))) * offset).sum(1)
+        by_class.append(squares.sqrt())
+    expected = torch.stack(by_class).amin(0)
+    torch.testing.assert_close(class_distances(manifolds, others), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_block_is_the_rule_without_blocks(manifolds):
+    whole = fit_class_manifolds(*draw(0), draw(1)[0], blocks=(DIMENSION,))
+    assert torch.equal(whole.whitening, manifolds.whitening)
+    assert whole.threshold == manifolds.threshold
+
+
+def test_a_second_block_refuses_what_the_first_overlooks():
+    (features, labels), (held_out, _), (fresh, _) = draw(0), draw(1), draw(2)
+    stream = generator("test_digits haze")
+    clean = [torch.cat([x, torch.randn(len(x), 3, generator=stream)], 1) for x in (features, held_out, fresh)]
+    manifolds = fit_class_manifolds(clean[0], labels, clean[1], blocks=(DIMENSION, 3))
+    assert digit_rate(manifolds, clean[2]) == pytest.approx(0.95, abs=0.03)
+    hazy = clean[2] + torch.cat([torch.zeros(DIMENSION), torch.full((3,), 6.0)])
+    assert digit_rate(manifolds, hazy) == 0
+
+
+@pytest.mark.parametrize("blocks", [(), (2, 3), (7,), (0, DIMENSION), (8, -2)])
+def test_blocks_that_are_not_the_features_are_refused(blocks):
+    features, labels = draw(0)
+    with pytest.raises(ValueError, match=r"^blocks must be widths that add up to 6 features, but are \["):
+        fit_class_manifolds(features, labels, features, blocks=blocks)
+
+
 @pytest.mark.parametrize(("accept", "passes"), [(0.95, 570), (0.5, 300), (1.0, 600), (0.001, 1)])
 def test_the_accepted_share_of_held_out_images_passes(accept, passes):
     held_out, _ = draw(1)

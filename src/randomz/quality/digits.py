@@ -2,12 +2,15 @@
 
 Each class is a Gaussian, and an image is a digit when its Mahalanobis distance to the nearest class is one
 that real digits have (Lee et al. 2018, "A simple unified framework for detecting out-of-distribution
-samples"). A classifier's confidence cannot decide this: it is high on noise as well.
+samples"). A classifier's confidence cannot decide this: it is high on noise as well. Its last features alone
+cannot either, for they are made to overlook haze and speckles; as in that paper, the features may be those of
+several layers, each layer a block: squared distances of blocks are added up.
 
 Covariances are shrunk as in Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional
 covariance matrices", so that features dead in a class keep a variance. C classes, N images, F features.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log
 
@@ -50,22 +53,27 @@ def fit_class_manifolds(
     labels: Int64[Tensor, " N"],
     held_out_features: Float[Tensor, "M F"],
     accept: float = 0.95,
+    blocks: Sequence[int] | None = None,
 ) -> ClassManifolds:
     """Fit a shrunk Gaussian to each class, and the threshold that `accept` of the held-out images pass.
 
     `labels` count from 0 without a gap, with two images or more a class. `held_out_features` must come from
-    real images outside `features`, or the threshold comes out too strict.
+    real images outside `features`, or the threshold comes out too strict. `blocks` are the widths of groups of
+    features that are taken to be independent of each other and shrunk apart; without them all are one group.
     """
     check_features("features", features)
     check_features("held_out_features", held_out_features, features.shape[1])
     if not 0 < accept <= 1:
         raise ValueError(f"accept must be a share above 0 and at most 1, but is {accept}.")
+    widths = [features.shape[1]] if blocks is None else list(blocks)
+    if min(widths, default=0) < 1 or sum(widths) != features.shape[1]:
+        raise ValueError(f"blocks must be widths that add up to {features.shape[1]} features, but are {widths}.")
     if labels.shape != (len(features),) or int(labels.min()) < 0:
         raise ValueError(f"labels must be one number from 0 up for each of {len(features)} feature vectors.")
     sizes = labels.bincount()
     if int(sizes.min()) < 2:  # noqa: PLR2004
         raise ValueError(f"every class needs two feature vectors or more, but their counts are {sizes.tolist()}.")
-    fits = [_fit_class(features[labels == label]) for label in range(len(sizes))]
+    fits = [_fit_class(features[labels == label], widths) for label in range(len(sizes))]
     means, whitening = (torch.stack(parts).float() for parts in zip(*fits, strict=True))
     distances = class_distances(ClassManifolds(means, whitening, 0.0), held_out_features).sort().values
     # The small number keeps rounding in accept * N from asking for one image more.
@@ -73,13 +81,18 @@ def fit_class_manifolds(
     return ClassManifolds(means, whitening, float(distances[last]))
 
 
-def _fit_class(features: Float[Tensor, "N F"]) -> tuple[Float64[Tensor, " F"], Float64[Tensor, "F F"]]:
-    mean = features.double().mean(0)
+def _fit_class(
+    features: Float[Tensor, "N F"], widths: list[int]
+) -> tuple[Float64[Tensor, " F"], Float64[Tensor, "F F"]]:
+    return features.double().mean(0), torch.block_diag(*(_whitening(block) for block in features.split(widths, 1)))
+
+
+def _whitening(features: Float[Tensor, "N B"]) -> Float64[Tensor, "B B"]:
     factor, failed = torch.linalg.cholesky_ex(shrunk_covariance(features))
     if bool(failed):
         raise ValueError(f"features of a class are too few or too alike: {len(features)} give no covariance.")
-    identity = torch.eye(len(mean), dtype=torch.float64, device=features.device)
-    return mean, torch.linalg.solve_triangular(factor, identity, upper=False)
+    identity = torch.eye(len(factor), dtype=torch.float64, device=features.device)
+    return torch.linalg.solve_triangular(factor, identity, upper=False)
 
 
 def shrunk_covariance(features: Float[Tensor, "N F"]) -> Float64[Tensor, "F F"]:

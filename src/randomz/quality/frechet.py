@@ -15,6 +15,7 @@ from torch import Tensor
 from randomz.quality.checks import check_features, check_finite
 
 EXTRAPOLATION_PARTS = (1, 2, 2)  # that all samples are cut into, each time in another order
+CHUNK = 1000  # vectors at a time: a megabyte in float64, which stays in the cache
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ def feature_statistics(features: Float[Tensor, "N F"]) -> FeatureStatistics:
             f"features has fewer samples than feature dimensions need: {count} samples, where {dimension} "
             f"dimensions need at least {dimension + 1}."
         )
-    values = features.double()
-    mean = values.mean(0)
-    centred = values - mean
-    return FeatureStatistics(mean, centred.T @ centred / (count - 1), count)
+    mean = features.mean(0, dtype=torch.float64)
+    scatter = mean.new_zeros(dimension, dimension)
+    for part in features.split(CHUNK):
+        centred = part.double() - mean
+        scatter.addmm_(centred.T, centred)
+    return FeatureStatistics(mean, scatter / (count - 1), count)
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:

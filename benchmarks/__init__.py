@@ -1,0 +1,1 @@
+"""Measurements beside other libraries; none is a part of the pipeline."""
