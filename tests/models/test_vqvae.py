@@ -69,6 +69,15 @@ def test_the_nearest_code_is_that_of_a_double_loop(z_e, codebook):
     assert torch.equal(nearest_code(z_e.view(5, 2, 4, D), codebook), torch.tensor(slow).view(5, 2, 4))
 
 
+@pytest.mark.parametrize("entries", [32, 96, 100, 512])
+def test_the_nearest_of_many_codes_has_the_least_distance(entries):
+    z_e = torch.randn(300, D, generator=generator("test_vqvae many z_e"))
+    codebook = torch.randn(entries, D, generator=generator("test_vqvae many codes"))
+    codes = nearest_code(z_e, codebook)
+    assert torch.equal(codes, torch.cdist(z_e.double(), codebook.double()).argmin(1))
+    assert len(codes.unique()) > 20
+
+
 def test_among_equal_distances_the_first_code_is_taken():
     codebook = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]])
     assert nearest_code(torch.tensor([[0.0, 7.0], [0.5, 0.0], [-0.5, 0.0]]), codebook).tolist() == [0, 0, 1]

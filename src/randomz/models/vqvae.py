@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
 from randomz.likelihood import Likelihood
 from randomz.models.base import LatentModel, Loss
@@ -18,6 +19,7 @@ from randomz.networks import Decoder, Encoder
 from randomz.params import NetworkConfig, VQVAEConfig
 
 KMEANS_ITERATIONS = 10
+COLUMNS = 32  # that the scores of all entries are laid out in
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,23 @@ class VQVAELoss(Loss):
 
 
 def nearest_code(z_e: Float[Tensor, "*M D"], codebook: Float[Tensor, "K D"]) -> Int64[Tensor, "*M"]:
-    """K = argmin_j |z_e - e_j|_2; |z_e|^2 is the same for every j and left out."""
-    distances = torch.addmm(codebook.square().sum(-1), z_e.flatten(0, -2), codebook.T, alpha=-2)
-    return distances.min(-1).indices.view(z_e.shape[:-1])  # the argmin; on a CPU `min` takes half its time
+    """K = argmin_j |z_e - e_j|_2 = argmax_j z_e e_j - |e_j|^2 / 2; |z_e|^2 is the same for every j and left out."""
+    flat = functional.pad(z_e.flatten(0, -2), (0, 1), value=1.0)
+    scores = flat @ torch.cat([codebook, -0.5 * codebook.square().sum(-1, keepdim=True)], 1).T
+    return argmax_in_columns(scores).view(z_e.shape[:-1])
+
+
+def argmax_in_columns(scores: Float[Tensor, "M K"]) -> Int64[Tensor, " M"]:
+    """The argmax of each row, laid out in columns: the column of the largest first, then its row there.
+
+    On a CPU a maximum over many columns is vectorised and an argmax is not: for 512 scores this takes half the time.
+    """
+    if scores.shape[1] % COLUMNS:
+        return scores.argmax(-1)
+    table = scores.unflatten(1, (-1, COLUMNS))
+    column = table.amax(1).max(-1).indices
+    row = table[torch.arange(len(scores), device=scores.device), :, column].max(-1).indices
+    return row * COLUMNS + column
 
 
 def straight_through(z_e: Float[Tensor, "*M D"], e: Float[Tensor, "*M D"]) -> Float[Tensor, "*M D"]:

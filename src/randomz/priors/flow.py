@@ -8,7 +8,7 @@ from typing import Self
 import torch
 import zuko
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from randomz.params import FlowConfig
 from randomz.priors.base import Prior, Say
@@ -27,7 +27,7 @@ class Flow(Prior):
         self.config = config
         hidden = (config.width, config.width)
         # Every other transform takes the dimensions in reverse, so that each can depend on each.
-        self.flow = zuko.flows.MAF(dimensions, transforms=config.transforms, hidden_features=hidden)
+        self.flow = zuko.flows.MAF(dimensions, transforms=config.transforms, hidden_features=hidden, activation=nn.SiLU)
         self.register_buffer("mean", torch.zeros(dimensions))
         self.register_buffer("scale", torch.ones(dimensions))
 

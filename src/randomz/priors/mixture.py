@@ -4,7 +4,7 @@ With F(z) = [1, z, z z^T] the log density of a Gaussian is linear in F, and its 
 the mean of F (an exponential family). So a step of EM (Dempster, Laird, Rubin 1977) is two matrix products:
 responsibilities from F times natural parameters, then weighted sums of F.
 
-Axes: B codes, d dimensions, C components, S = 1 + d + d^2 sufficient statistics.
+Axes: B codes, d dimensions, C components, S = 1 + d + d (d + 1) / 2 sufficient statistics.
 """
 
 import math
@@ -99,9 +99,9 @@ class Mixture(Prior):
 
 
 def sufficient_statistics(codes: Float64[Tensor, "B d"]) -> Float64[Tensor, "B S"]:
-    """F(z) = [1, z, z z^T]."""
-    squares = torch.einsum("bi,bj->bij", codes, codes).flatten(1)
-    return torch.cat([torch.ones_like(codes[:, :1]), codes, squares], 1)
+    """F(z) = [1, z, z z^T], of the symmetric z z^T the upper triangle."""
+    rows, columns = torch.triu_indices(codes.shape[1], codes.shape[1], device=codes.device)
+    return torch.cat([torch.ones_like(codes[:, :1]), codes, codes[:, rows] * codes[:, columns]], 1)
 
 
 def natural_parameters(
@@ -113,7 +113,9 @@ def natural_parameters(
     linear = torch.einsum("cij,cj->ci", precisions, means)
     log_determinants = 2 * factors.diagonal(dim1=1, dim2=2).log().sum(1)
     constant = means.shape[1] * math.log(2 * math.pi) + log_determinants + (linear * means).sum(1)
-    return torch.cat([(weights.log() - 0.5 * constant)[:, None], linear, -0.5 * precisions.flatten(1)], 1).T
+    rows, columns = torch.triu_indices(means.shape[1], means.shape[1], device=means.device)
+    quadratic = precisions[:, rows, columns] * torch.where(rows == columns, -0.5, -1.0)  # z_i z_j stands for two
+    return torch.cat([(weights.log() - 0.5 * constant)[:, None], linear, quadratic], 1).T
 
 
 def expectation_maximisation(
@@ -147,9 +149,11 @@ def _maximise(
 ) -> tuple[Float64[Tensor, " C"], Float64[Tensor, "C d"], Float64[Tensor, "C d d"]]:
     """The mixture whose expected statistics are these sums over codes."""
     counts = sums[:, 0].clamp(min=1e-10)
-    dimensions = math.isqrt(sums.shape[1])
+    dimensions = (math.isqrt(8 * sums.shape[1] + 1) - 3) // 2  # S = (d + 1) (d + 2) / 2
     means = sums[:, 1 : 1 + dimensions] / counts[:, None]
-    squares = (sums[:, 1 + dimensions :] / counts[:, None]).unflatten(1, (dimensions, dimensions))
+    rows, columns = torch.triu_indices(dimensions, dimensions, device=sums.device)
+    squares = sums.new_empty(len(sums), dimensions, dimensions)
+    squares[:, rows, columns] = squares[:, columns, rows] = sums[:, 1 + dimensions :] / counts[:, None]
     covariances = squares - torch.einsum("ci,cj->cij", means, means)
     identity = torch.eye(dimensions, dtype=sums.dtype, device=sums.device)
     return counts / counts.sum(), means, covariances + ridge * identity
