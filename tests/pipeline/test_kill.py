@@ -37,6 +37,7 @@ SMALL = {
     "network.width": 32,
     "train.epochs": 4,
     "train.batch_size": 50,
+    "train.learning_rate": 0.003,
     "models.vqvae.grid": 2,
     "models.vqvae.codes": 8,
     "prior.vqvae.clusters": 2,
