@@ -8,12 +8,13 @@ from torch import Tensor
 from randomz.batches import load_split
 from randomz.checkpoint import load_tensors, save_tensors
 from randomz.devices import Done, choose_device, each_seed
-from randomz.evaluation import Ruler, Tree, describe, evaluate_seed
+from randomz.evaluation import describe, evaluate_seed
 from randomz.files import read_json, write_json
 from randomz.judge import load_judge
 from randomz.params import load_params
 from randomz.priors import Say, build_priors, load_priors
 from randomz.progress import progress
+from randomz.ruler import Ruler, Tree
 from randomz.stage import run_stage
 from randomz.trained import load_model
 from randomz.yardstick import load_yardstick
@@ -29,8 +30,9 @@ def evaluate(name: str) -> None:
         judge=load_judge(Path("judge/judge.safetensors"), device),
         floor_fd=read_json(Path("reports/yardstick.json"))["floor"]["fd"],
         train=load_split(Path("data/train.safetensors"), device),
-        test=load_split(Path("data/test.safetensors"), device),
+        reference=load_split(Path(f"data/{params.yardstick.reference}.safetensors"), device),
         config=params.evaluate,
+        binarise=params.train.binarise,
     )
 
     def task(seed: int, _: Say) -> tuple[Tree, dict[str, Tensor]]:

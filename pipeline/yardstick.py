@@ -1,4 +1,4 @@
-"""Stage `yardstick`: reference features, the floor, and what the controls get."""
+"""Stage `yardstick`: reference features, the floor, what the controls get, and lines that linear methods draw."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ from randomz.checkpoint import save_tensors
 from randomz.devices import choose_device
 from randomz.files import write_json
 from randomz.judge import accuracy, load_judge
+from randomz.linear import gaussian_rate_reference, pca_reference, principal
 from randomz.params import load_params
 from randomz.stage import run_stage
 from randomz.yardstick import build_yardstick, control_pictures, measure_controls, measure_floor
@@ -20,13 +21,19 @@ def yardstick() -> None:
     train = load_split(Path("data/train.safetensors"), device)
     validation = load_split(Path("data/validation.safetensors"), device)
     test = load_split(Path("data/test.safetensors"), device)
+    reference = load_split(Path(f"data/{config.reference}.safetensors"), device)
     judge = load_judge(Path("judge/judge.safetensors"), device)
-    ruler = build_yardstick(judge, train, validation, test, config)
+    ruler = build_yardstick(judge, train, validation, reference, config)
     ruler.save(Path("artifacts/yardstick.safetensors"))
     save_tensors(Path("artifacts/controls.safetensors"), control_pictures(train, config))
-    floor = measure_floor(ruler, judge, train, validation, config)
-    controls = measure_controls(ruler, judge, train, config)
-    tree = {"judge": {"test_accuracy": accuracy(judge, test)}, "floor": floor, "controls": controls}
+    linear = principal(train.images)
+    tree = {
+        "judge": {"test_accuracy": accuracy(judge, test)},
+        "floor": measure_floor(ruler, judge, train, validation, config),
+        "controls": measure_controls(ruler, judge, train, config),
+        "pca": pca_reference(linear, reference),
+        "gaussian_rate": gaussian_rate_reference(linear),
+    }
     write_json(Path("reports/yardstick.json"), tree)
 
 

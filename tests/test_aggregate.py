@@ -71,6 +71,11 @@ def test_priors_that_bound_nothing_are_refused(given):
         aggregate_kl(draw(10), given)
 
 
+def test_a_density_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="density of prior gmm is NaN at some of 10 codes"):
+        aggregate_kl(draw(10), priors(gaussian=gaussian(), gmm=gaussian(sigma=torch.tensor([torch.nan, 1.0]))))
+
+
 def test_the_deviation_of_a_posterior_is_relative_to_the_spread_of_its_means():
     mu = torch.tensor([[-1.0, 10.0], [1.0, -10.0]]).repeat(500, 1)
     sigma = torch.tensor([[0.1, 2.0], [0.3, 4.0]]).repeat(500, 1)

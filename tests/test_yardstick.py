@@ -26,7 +26,9 @@ from randomz.yardstick import (
 CONFIG = tiny_params().yardstick
 CPU = torch.device("cpu")
 FIGURES = [
-    "fd", "fd_infinite", "kid", "precision", "recall", "density", "coverage", "digit_rate", "class_entropy", "authenticity"]
+    "fd", "fd_infinite", "kid", "precision", "recall", "density", "coverage",
+    "digit_rate", "class_entropy", "authenticity",
+]  # fmt: skip
 CONTROLS = ["noise", "shuffled", "blurred", "one_class", "copied"]
 
 
@@ -225,6 +227,34 @@ def test_the_distance_of_the_test_images_to_themselves_is_nothing(tiny_yardstick
     quality = tiny_yardstick.quality(tiny_judge, pixels(blobs(*TEST).images))
     assert quality["fd"] == pytest.approx(0, abs=1e-6)
     assert quality["precision"] == quality["recall"] == quality["coverage"] == 1
+
+
+def test_the_distance_of_infinitely_many_is_seeded_and_smaller(floor, tiny_yardstick, tiny_judge, sets):
+    images = pixels(sets["copied"])
+    first, again = (tiny_yardstick.quality(tiny_judge, images)["fd_infinite"] for _ in range(2))
+    assert first == again < tiny_yardstick.quality(tiny_judge, images)["fd"]
+    assert floor["fd_infinite"] < floor["fd"]
+
+
+def test_two_figures_alone_are_those_of_the_whole(tiny_yardstick, tiny_judge, sets):
+    images = pixels(sets["blurred"])
+    quality = tiny_yardstick.quality(tiny_judge, images)
+    found = tiny_yardstick.distance_and_digit_rate(tiny_judge, images)
+    assert found == (quality["fd"], quality["digit_rate"])
+
+
+@pytest.mark.parametrize("count", [100, 200])
+def test_fewer_images_than_feature_dimensions_need_are_refused(tiny_yardstick, tiny_judge, sets, count):
+    with pytest.raises(ValueError, match=f"few.* {count} samples, where 128 .*need at least"):
+        tiny_yardstick.quality(tiny_judge, pixels(sets["copied"][:count]))
+
+
+def test_images_that_are_all_the_same_are_measured(tiny_yardstick, tiny_judge, sets):
+    quality = tiny_yardstick.quality(tiny_judge, pixels(sets["copied"][:1].repeat(300, 1, 1)))
+    assert all(math.isfinite(value) for value in quality.values())
+    assert quality["fd"] > 10
+    assert quality["recall"] == quality["class_entropy"] == 0
+    assert quality["coverage"] < 0.05
 
 
 def test_a_saved_yardstick_measures_the_same(tiny_yardstick, tiny_judge, sets, tmp_path):

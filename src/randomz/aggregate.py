@@ -7,6 +7,7 @@ any other density r bounds the second part from below: KL(q || p) = E_q[log r - 
 N images, d latent dimensions.
 """
 
+import math
 from collections.abc import Mapping
 
 from jaxtyping import Float
@@ -33,11 +34,14 @@ def aggregate_kl(z: Float[Tensor, "N d"], priors: Mapping[str, Prior]) -> float:
     """Lower bound on KL(q(z) || p(z)), nats: the largest that a fitted density gives, or 0 where none gives more.
 
     `z` are draws from q(z | x), one an image, of images that no prior was fitted to. `priors` hold p(z), which is
-    N(0, I), and densities fitted to codes. Raises ValueError when there is no fitted density.
+    N(0, I), and densities fitted to codes. Raises ValueError when there is no fitted density, or one that gives NaN.
     """
     fitted = {name: prior for name, prior in priors.items() if name != PRIOR}
     if PRIOR not in priors or not fitted:
         raise ValueError(f"priors are {', '.join(priors) or 'none'}; {PRIOR} and a fitted density are needed")
-    expected = priors[PRIOR].log_prob(z).double().mean()
-    bounds = [float(prior.log_prob(z).double().mean() - expected) for prior in fitted.values()]
-    return max(0.0, *bounds)
+    expected = float(priors[PRIOR].log_prob(z).double().mean())
+    bounds = {name: float(prior.log_prob(z).double().mean()) - expected for name, prior in fitted.items()}
+    for name, bound in bounds.items():
+        if math.isnan(bound):
+            raise ValueError(f"the density of prior {name} is NaN at some of {len(z)} codes; numbers are accepted")
+    return max(0.0, *bounds.values())

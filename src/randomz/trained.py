@@ -16,11 +16,18 @@ Images = Float[Tensor, "N 1 28 28"]
 
 
 def load_model(params: Params, name: str, weights: Path, device: torch.device) -> LatentModel:
-    """A trained model, ready to encode and decode. Raises ValueError or OSError when the weights do not fit."""
+    """A trained model, ready to encode and decode.
+
+    Raises ValueError or OSError when the weights cannot be read, do not fit or are not finite.
+    """
     config = params.model(name)
     model = load_kind(config.kind).build(config, params.network)
+    state = load_tensors(weights)
+    wrong = [key for key, tensor in state.items() if not bool(tensor.isfinite().all())]
+    if wrong:
+        raise ValueError(f"{weights}: {wrong[0]} of models.{name} holds NaN or infinity; finite weights are accepted")
     try:
-        model.load_state_dict(load_tensors(weights))
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{weights}: does not hold the weights of models.{name}: {error}") from error
     return model.to(device).eval()

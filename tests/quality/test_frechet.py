@@ -186,8 +186,10 @@ def test_sizes_that_give_no_line_are_refused(sizes):
 
 
 def test_too_few_samples_for_a_line_are_refused():
-    with pytest.raises(ValueError, match=r"^sizes must be two or more"):
-        frechet_distance_infinite(draw(0, 12), feature_statistics(draw(1)), generator=generator("subsets"))
+    reference = feature_statistics(draw(1))
+    with pytest.raises(ValueError, match=r"too few .*: 25 samples, where 12 feature dimensions need at least 26"):
+        frechet_distance_infinite(draw(0, 25), reference, generator=generator("subsets"))
+    frechet_distance_infinite(draw(0, 26), reference, generator=generator("subsets"))
 
 
 def test_fewer_samples_than_dimensions_are_refused():

@@ -96,6 +96,12 @@ def frechet_distance_infinite(
     """
     check_features("samples", samples, len(reference.mean))
     count, dimension = samples.shape
+    least = max(EXTRAPOLATION_PARTS) * (dimension + 1)
+    if sizes is None and count < least:
+        raise ValueError(
+            f"samples has too few samples for an extrapolation over its parts: {count} samples, where {dimension} "
+            f"feature dimensions need at least {least}."
+        )
     chosen = [count // parts for parts in EXTRAPOLATION_PARTS] if sizes is None else list(sizes)
     if len(set(chosen)) < 2 or min(chosen) <= dimension or max(chosen) > count:  # noqa: PLR2004
         raise ValueError(
