@@ -16,10 +16,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:_NoneStep.value will soon:DeprecationWarning"),  # of pygtrie, from DVC
 ]
 MODELS = ("ae", "vae", "vqvae")
-QUALITY = {"fd", "kid", "precision", "recall", "density", "coverage", "digit_rate", "class_entropy", "authenticity"}
+QUALITY = {
+    "fd", "fd_infinite", "kid", "precision", "recall", "density", "coverage",
+    "digit_rate", "class_entropy", "authenticity",
+}  # fmt: skip
+LATENT = {
+    "knn_accuracy", "linear_accuracy", "fd_interpolation", "digit_rate_interpolation", "path_ratio", "largest_step",
+}  # fmt: skip
 SAMPLERS = {
-    "ae": {"standard_normal", "gaussian", "gmm", "posterior"},
-    "vae": {"standard_normal", "gaussian", "gmm", "posterior"},
+    "ae": {"standard_normal", "gaussian", "gmm", "flow", "posterior"},
+    "vae": {"standard_normal", "gaussian", "gmm", "flow", "posterior"},
     "vqvae": {"uniform", "position", "autoregressive", "posterior"},
 }
 
@@ -46,12 +52,13 @@ def test_metrics_hold_every_figure_of_every_sampler(workspace, model):
         assert set(sampler) == QUALITY | {"fd_ratio"}
         assert all(len(figure["per_seed"]) == 2 for figure in sampler.values())
     assert set(tree["reconstruction"]) >= {"squared_error", "mse", "psnr", "ssim", "fd_reconstruction", "pca_mse"}
-    assert set(tree["latent"]) == {"knn_accuracy", "linear_accuracy", "fd_interpolation"}
+    assert set(tree["latent"]) == LATENT
 
 
 def test_metrics_hold_what_belongs_to_a_kind(workspace):
     tree = metrics(workspace)
-    assert set(tree["models"]["vae"]["kl"]) >= {"kl_nats", "active_units", "elbo", "bound"}
+    kl = {"kl_nats", "active_units", "posterior_deviation", "aggregate_kl", "mutual_information", "elbo", "bound"}
+    assert set(tree["models"]["vae"]["kl"]) >= kl
     assert set(tree["models"]["vae"]["kl"]["bound"]) == {"1", "10", "100", "1000"}
     assert set(tree["models"]["vqvae"]["codebook"]) >= {"perplexity", "usage", "entropy_bits", "prior_bits_per_code"}
     assert set(tree["floor"]) == QUALITY
