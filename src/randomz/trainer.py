@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch._dynamo  # an optimiser imports it: here once, not two seconds in every seed's process
 from jaxtyping import UInt8
 from torch import Tensor
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch._dynamo  # an optimiser imports it: here once, not two seconds in every seed's process
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
