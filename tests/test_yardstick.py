@@ -132,15 +132,15 @@ def test_pictures_are_the_first_hundred(train, sets):
     assert rows(pictures["real"]) <= rows(train.images)
 
 
-def test_responses_are_features_and_the_means_of_all_channels(tiny_judge, train):
+def test_responses_are_features_and_the_means_and_deviations_of_all_channels(tiny_judge, train):
     images = pixels(train.images[:60])
     found = responses(tiny_judge, images)
-    assert found.shape == (60, FEATURES + CHANNELS)
+    assert found.shape == (60, FEATURES + 2 * CHANNELS)
     assert torch.equal(found[:, :FEATURES], tiny_judge.features(images))
     with torch.no_grad():
-        for layer, channels in ((3, slice(0, 32)), (6, slice(32, 96)), (9, slice(96, 160))):
-            expected = tiny_judge.stack[:layer](images).mean((2, 3))
-            torch.testing.assert_close(found[:, FEATURES:][:, channels], expected, rtol=1e-4, atol=1e-5)
+        maps = [tiny_judge.stack[:layer](images).double().numpy() for layer in (3, 6, 9)]
+    expected = np.concatenate([each for map_ in maps for each in (map_.mean((2, 3)), map_.std((2, 3)))], 1)
+    np.testing.assert_allclose(found[:, FEATURES:], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_responses_leave_the_judge_as_it_was(tiny_judge, train):

@@ -113,20 +113,24 @@ def load_yardstick(path: Path, device: torch.device) -> Yardstick:
 
 
 def responses(judge: Judge, images: Float[Tensor, "M 1 28 28"]) -> Float[Tensor, "M R"]:
-    """What the digit rule looks at: the judge's features, then the mean of each of its channels over the image.
+    """What the digit rule looks at: the judge's features, then mean and deviation of each channel over the image.
 
-    The features overlook the haze and the speckles that a decoder leaves; the means of the channels do not. Raises
-    ValueError for pixels that are not in [0, 1].
+    The features overlook the haze and the speckles that a decoder leaves; the statistics of the channels do not.
+    Raises ValueError for pixels that are not in [0, 1].
     """
-    means: list[Tensor] = []  # of the first chunk after each convolution in turn, of the second chunk, ...
+    statistics: list[Tensor] = []  # of the first chunk after each convolution in turn, of the second chunk, ...
+
+    def listen(_layer: nn.Module, _inputs: object, maps: Float[Tensor, "B C H W"]) -> None:
+        statistics.append(torch.cat([maps.mean((2, 3)), maps.std((2, 3), correction=0)], 1))
+
     *convolutions, _ = (layer for layer in judge.stack if isinstance(layer, nn.ReLU))  # the last gives the features
-    hooks = [layer.register_forward_hook(lambda *call: means.append(call[-1].mean((2, 3)))) for layer in convolutions]
+    hooks = [layer.register_forward_hook(listen) for layer in convolutions]
     try:
         features = judge.features(images)
     finally:
         for hook in hooks:
             hook.remove()
-    channels = [torch.cat(means[layer :: len(convolutions)]) for layer in range(len(convolutions))]
+    channels = [torch.cat(statistics[layer :: len(convolutions)]) for layer in range(len(convolutions))]
     return torch.cat([features, *channels], 1)
 
 
@@ -150,7 +154,7 @@ def build_yardstick(
         reference_radii=neighbour_radii(features, config.neighbours),
         training=training,
         training_gaps=nearest_gaps(training),
-        manifolds=fit_class_manifolds(known, train.labels, held_out, config.accept, (FEATURES, CHANNELS)),
+        manifolds=fit_class_manifolds(known, train.labels, held_out, config.accept, (FEATURES, 2 * CHANNELS)),
         statistics=feature_statistics(features),
         neighbours=config.neighbours,
     )

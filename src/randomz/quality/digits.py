@@ -92,7 +92,8 @@ def _whitening(features: Float[Tensor, "N B"]) -> Float64[Tensor, "B B"]:
     if bool(failed):
         raise ValueError(f"features of a class are too few or too alike: {len(features)} give no covariance.")
     identity = torch.eye(len(factor), dtype=torch.float64, device=features.device)
-    return torch.linalg.solve_triangular(factor, identity, upper=False)
+    whitening: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return whitening
 
 
 def shrunk_covariance(features: Float[Tensor, "N F"]) -> Float64[Tensor, "F F"]:
