@@ -24,7 +24,7 @@ def evaluate(name: str) -> None:
     """Measure every seed; write the metrics tree and the pictures once all are done."""
     params = load_params()
     kind = params.model(name).kind
-    device = choose_device()
+    device = choose_device(forks=True)
     ruler = Ruler(
         yardstick=load_yardstick(Path("artifacts/yardstick.safetensors"), device),
         judge=load_judge(Path("judge/judge.safetensors"), device),

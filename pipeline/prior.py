@@ -28,7 +28,7 @@ def prior(name: str) -> None:
     params = load_params()
     config = params.model(name)
     load_kind(config.kind)  # before the code at hand is asked for
-    device = choose_device()
+    device = choose_device(forks=True)
     train, validation = load_split(TRAIN, device), load_split(VALIDATION, device)
     weights, folder = Path(f"artifacts/{name}/weights"), Path(f"artifacts/{name}/priors")
     used = {

@@ -25,7 +25,7 @@ def train(name: str) -> None:
     """Fit every seed, or go on with it; write weights and history once all are done."""
     params = load_params()
     config = params.model(name)
-    device = choose_device()
+    device = choose_device(forks=True)
     kind = load_kind(config.kind)
     data = Data(train=load_split(TRAIN, device), validation=load_split(VALIDATION, device))
     used = {

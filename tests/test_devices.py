@@ -2,6 +2,7 @@ import contextlib
 import os
 import signal
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -198,3 +199,29 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setenv("RANDOMZ_DEVICE", "cuda")
     with pytest.raises(DeviceError, match=r"^RANDOMZ_DEVICE: found 'cuda', but torch .* sees no CUDA device"):
         choose_device()
+
+
+SINGLE_SEED = """
+import torch
+from randomz.devices import Done, choose_device, each_seed
+device = choose_device(forks=True)
+many = torch.arange(2_000_000).float().sqrt().sum()  # several threads would share this
+def task(seed, say):
+    return float(torch.arange(2_000_000).float().sqrt().sum() - many), torch.get_num_threads()
+for event in each_seed(task, [0], device):
+    if isinstance(event, Done):
+        print(*event.result)
+"""
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core: nothing has several threads")
+def test_a_single_seed_has_all_cores_and_does_not_hang():
+    environment = {**os.environ, "RANDOMZ_DEVICE": "cpu"}
+    for limit in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment.pop(limit, None)
+    run = subprocess.run(
+        [sys.executable, "-c", SINGLE_SEED], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    difference, threads = run.stdout.split()
+    assert abs(float(difference)) < 1e-3 * 2e9
+    assert int(threads) == os.cpu_count()

@@ -25,14 +25,21 @@ class DeviceError(RuntimeError):
     """The device asked for is not to be had, or a process on it died."""
 
 
-def choose_device() -> torch.device:
-    """The device that RANDOMZ_DEVICE names: auto (cuda where there is one, else cpu), cpu or cuda."""
+def choose_device(*, forks: bool = False) -> torch.device:
+    """The device that RANDOMZ_DEVICE names: auto (cuda where there is one, else cpu), cpu or cuda.
+
+    A stage that goes on to `each_seed` says `forks`, before any other work: on a CPU it then keeps to one thread
+    itself, because GNU's OpenMP hangs in a child with several threads whose parent has had several.
+    """
     asked = os.environ.get(VARIABLE, "auto")
     if asked not in {"auto", "cpu", "cuda"}:
         raise DeviceError(f"{VARIABLE}: found {asked!r}; accepted: auto, cpu, cuda")
     if asked == "cuda" and not torch.cuda.is_available():
         raise DeviceError(f"{VARIABLE}: found 'cuda', but torch {torch.__version__} sees no CUDA device; accepted: cpu")
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+    if forks and device.type == "cpu":
+        torch.set_num_threads(1)
+    return device
 
 
 @dataclass(frozen=True)
