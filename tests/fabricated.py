@@ -1,6 +1,7 @@
 """Plausible files of all stages before the report, for tests: strokes for digits, figures of the right size."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,8 +12,8 @@ from randomz.params import Params
 from randomz.seeding import generator
 
 SAMPLERS = {
-    "ae": {"standard_normal": 1500.0, "gaussian": 70.0, "gmm": 3.4, "posterior": 1.6},
-    "vae": {"standard_normal": 45.0, "gaussian": 40.0, "gmm": 6.1, "posterior": 3.9},
+    "ae": {"standard_normal": 1500.0, "gaussian": 70.0, "gmm": 3.4, "flow": 2.9, "posterior": 1.6},
+    "vae": {"standard_normal": 45.0, "gaussian": 40.0, "gmm": 6.1, "flow": 6.6, "posterior": 3.9},
     "vqvae": {"uniform": 440.0, "position": 190.0, "autoregressive": 14.0, "posterior": 1.2},
 }
 MODELS = {
@@ -27,12 +28,37 @@ DENSITY = {
     "gmm": {"codes": 20000, "components": (30, 100), "iterations": 30},
     "flow": {"transforms": 3, "width": 128, "epochs": 20, "batch_size": 500, "learning_rate": 2e-3},
 }
+PCA = {"2": 0.0557, "4": 0.0479, "8": 0.0374, "16": 0.0269, "32": 0.0168, "64": 0.00905}
+GAUSSIAN_RATE = {
+    "bits": [0.0, 1.2, 5.1, 13.2, 28.7, 54.7, 95.3, 157.0, 249.0, 390.0, 585.0],
+    "mse": [0.0673, 0.0604, 0.0492, 0.0380, 0.0277, 0.0195, 0.0133, 0.00885, 0.00568, 0.00337, 0.00183],
+}
+# Failures in the order of their strength, and which metrics do not move with them.
+STRENGTHS = {
+    "noise": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+    "blur": (0.5, 0.75, 1.0, 1.5, 2.0),
+    "shuffle": (0.05, 0.1, 0.2, 0.5, 1.0),
+    "dropped_classes": (1, 3, 5, 7, 9),
+    "copied": (0.1, 0.25, 0.5, 0.75, 1.0),
+}
+BLIND = {
+    "noise": {"class_entropy"},
+    "blur": {"class_entropy"},
+    "shuffle": {"recall"},
+    "dropped_classes": {"precision", "density", "digit_rate", "authenticity"},
+    "copied": {"fd", "fd_infinite", "kid", "precision", "recall", "density", "coverage", "digit_rate", "class_entropy"},
+}
+EXPERIMENTS = {
+    "codebook": ("vqvae", "vqvae-gradient", "vqvae-no-restart", "vqvae-64", "vqvae-256", "vqvae-1024"),
+    "binarised": ("vae",),
+    "vae-without-kl": ("vae",),
+}
 PRIORS = {
     "ae": DENSITY,
     "vae": DENSITY,
     "vqvae": {
-        "clusters": 512, "units": 64, "embedding": 32, "depth": 1, "epochs": 10, "batch_size": 250, "learning_rate": 2e-3,
-        "weight_decay": 0.02, "dropout": 0.1,
+        "clusters": 512, "units": 64, "embedding": 32, "depth": 1, "epochs": 10, "batch_size": 250,
+        "learning_rate": 2e-3, "weight_decay": 0.02, "dropout": 0.1,
     },
 }  # fmt: skip
 
@@ -50,7 +76,10 @@ def make_params(models=("ae", "vae", "vqvae"), seeds=(0, 1, 2)):
             "yardstick": {"reference": "test", "samples": 10000, "neighbours": 5, "accept": 0.95, "seed": 0},
             "study": {"samples": 5000, "seed": 0},
             "network": {"width": 512, "depth": 2},
-            "train": {"epochs": 5, "batch_size": 256, "learning_rate": 2e-3, "weight_decay": 1e-4, "warmup": 0.1, "binarise": False},
+            "train": {
+                "epochs": 5, "batch_size": 256, "learning_rate": 2e-3, "weight_decay": 1e-4, "warmup": 0.1,
+                "binarise": False,
+            },
             "models": {name: MODELS[name.partition("-")[0]] for name in models},
             "prior": PRIORS,
             "evaluate": {"samples": 10000, "bound_images": 500, "probe_images": 10000},
@@ -73,9 +102,9 @@ def quality(ratio):
     "Plain figures of a set of images whose Frechet distance is `ratio` times the floor."
     good = 1 / (1 + math.log10(max(ratio, 1)) ** 2)
     return {
-        "fd": 2.2 * ratio, "kid": 1e-3 * ratio, "precision": 0.7 * good, "recall": 0.6 * good, "density": good,
-        "coverage": 0.9 * good, "digit_rate": 0.95 * good, "class_entropy": 2.3 * good,
-        "authenticity": 1 - 0.4 * good,
+        "fd": 2.2 * ratio, "fd_infinite": 2.0 * ratio, "kid": 1e-3 * ratio,
+        "precision": 0.7 * good, "recall": 0.6 * good, "density": good, "coverage": 0.9 * good,
+        "digit_rate": 0.95 * good, "class_entropy": 2.3 * good, "authenticity": 1 - 0.4 * good,
     }  # fmt: skip
 
 
@@ -93,7 +122,11 @@ def metrics(kind, seeds):
             "squared_error": s(5.6 * figure), "mse": s(0.00714 * figure), "psnr": s(21.5), "ssim": s(0.93),
             "fd_reconstruction": s(3.5), "pca_mse": 0.0268,
         },
-        "latent": {"knn_accuracy": s(0.965), "linear_accuracy": s(0.90), "fd_interpolation": s(160 / figure)},
+        "latent": {
+            "knn_accuracy": s(0.965), "linear_accuracy": s(0.90), "fd_interpolation": s(160 / figure),
+            "digit_rate_interpolation": s(0.5 * figure / 2), "path_ratio": s(1 + 0.3 * figure),
+            "largest_step": s(0.14 * figure),
+        },
     }  # fmt: skip
     if kind == "vae":
         bound = {"1": -104.1, "10": -101.3, "100": -100.2, "1000": -99.6}
@@ -101,13 +134,14 @@ def metrics(kind, seeds):
             "kl_nats": s(24.6), "active_units": s(15.4), "elbo": s(-104.0),
             "bound": {k: s(mean) for k, mean in bound.items()},
             "bound_standard_error": {k: s(1.1) for k in bound},
-            "bound_images": s(500.0),
+            "bound_images": over_seeds(500.0, seeds, spread=0.0),
+            "posterior_deviation": s(0.31), "aggregate_kl": s(3.2), "mutual_information": s(21.4),
         }  # fmt: skip
     if kind == "vqvae":
         tree["codebook"] = {
             "perplexity": over_seeds(214.0, seeds), "usage": over_seeds(0.995, seeds, spread=0.001),
-            "entropy_bits": s(7.74), "prior_bits_per_code": s(5.1), "nominal_bits_per_image": s(128.0),
-            "prior_bits_per_image": s(81.6),
+            "entropy_bits": s(7.74), "prior_bits_per_code": s(5.1), "prior_bits_per_image": s(81.6),
+            "nominal_bits_per_image": over_seeds(128.0, seeds, spread=0.0),
         }  # fmt: skip
     tree["sampling"] = {
         sampler: {name: over_seeds(value, seeds) for name, value in {"fd_ratio": ratio, **quality(ratio)}.items()}
@@ -148,6 +182,8 @@ def pictures(kind, place, seed):
     for sampler, ratio in SAMPLERS[kind].items():
         share = min(0.9, math.log10(ratio) / 3)
         tensors[f"samples.{sampler}"] = noisy(strokes(100, place, seed, int(ratio)), share, place, seed)
+    late = {"ae": 4.0, "vae": 5.0, "vqvae": 6.5}[kind]
+    tensors["path_change"] = 0.4 + torch.exp(-0.3 * (torch.arange(1.0, 11) - late).square())
     if kind == "vae":
         tensors["kl_per_dimension"] = torch.linspace(3, 0.1, 16)[torch.randperm(16, generator=generator("kl", seed))]
     if kind == "vqvae":
@@ -172,7 +208,43 @@ def history(kind, seeds, epochs=5):
     return rows
 
 
-def write_results(folder: Path, params: Params) -> None:
+def study():
+    "The tree of reports/study.json: figures of a set that is spoiled leave those of real ones, where a metric sees it."
+    plain = quality(1.0)
+    spoiled = {name: value - plain[name] for name, value in quality(1000.0).items()} | {"authenticity": 0.35}
+    real = {name: {"mean": value, "deviation": 0.01 * value, "draws": 5} for name, value in plain.items()}
+    families = {}
+    for family, strengths in STRENGTHS.items():
+        steps = []
+        for strength in strengths:
+            share = (strength / strengths[-1]) ** 2
+            seen = {name: plain[name] + share * spoiled[name] * (name not in BLIND[family]) for name in plain}
+            if family == "copied":
+                seen["authenticity"] = plain["authenticity"] * (1 - strength)
+            steps.append({"strength": strength, **seen})
+        families[family] = steps
+    return {"samples": 5000, "real": real, "families": families}
+
+
+def experiment(name, seeds=(0,)):
+    "The tree of reports/experiments/<name>.json."
+    models = {model: metrics(model.partition("-")[0], len(seeds)) for model in EXPERIMENTS[name]}
+    if name == "vae-without-kl":
+        models["vae"]["kl"] |= {"posterior_deviation": over_seeds(0.004, len(seeds))}
+        models["vae"]["sampling"]["standard_normal"] |= {
+            key: over_seeds(value, len(seeds)) for key, value in {"fd_ratio": 1200.0, "digit_rate": 0.05}.items()
+        }
+    return {
+        "name": name,
+        "question": f"What does {name} change?",
+        "command": f"dvc exp run -S models.{EXPERIMENTS[name][0]}.beta=0.5",
+        "settings": {f"models.{EXPERIMENTS[name][0]}.beta": 0.5},
+        "seeds": list(seeds),
+        "models": models,
+    }
+
+
+def write_results(folder: Path, params: Params, experiments: Sequence[str] = tuple(EXPERIMENTS)) -> None:
     "All files that the report reads, below `folder`/reports and `folder`/artifacts."
     reports, artifacts = folder / "reports", folder / "artifacts"
     ratios = {"noise": 2600.0, "shuffled": 2100.0, "blurred": 160.0, "one_class": 330.0, "copied": 1.0}
@@ -183,8 +255,13 @@ def write_results(folder: Path, params: Params) -> None:
             "judge": {"test_accuracy": 0.9955},
             "floor": floor,
             "controls": {name: quality(ratio) for name, ratio in ratios.items()},
+            "pca": PCA,
+            "gaussian_rate": GAUSSIAN_RATE,
         },
     )
+    write_json(reports / "study.json", study())
+    for name in experiments:
+        write_json(reports / "experiments" / f"{name}.json", experiment(name, params.seeds))
     real = strokes(100, 7)
     shown = {name: noisy(real, min(0.95, math.log10(ratio) / 3.4), 9) for name, ratio in ratios.items()}
     save_tensors(artifacts / "controls.safetensors", {"real": real, **shown})

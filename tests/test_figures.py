@@ -1,5 +1,6 @@
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from randomz.figures import (
     SCALE,
     Study,
     bands,
+    best_fitted,
     bounds,
     codebook,
     draw_figures,
@@ -23,13 +25,22 @@ from randomz.figures import (
     kl,
     number,
     percent,
+    rate_distortion,
+    rates,
     reconstructions,
     sampling,
+    sensitivity,
+    smoothness,
     to_png,
 )
+from randomz.figures.style import INK
 from randomz.report import read_study
+from randomz.sensitivity import caught
 
-COMMON = {"random_z", "reconstructions", "interpolations", "training", "sampling", "controls"}
+COMMON = {
+    "random_z", "reconstructions", "interpolations", "training", "sampling", "controls", "study", "rate_distortion",
+    "smoothness",
+}  # fmt: skip
 
 
 def make_study(folder, *args):
@@ -40,7 +51,7 @@ def make_study(folder, *args):
 
 def named_only(*names):
     "A study of which only the names and kinds of the models are known."
-    return Study({"models": {name: {"kind": name.partition("-")[0]} for name in names}}, {}, {}, {})
+    return Study({"models": {name: {"kind": name.partition("-")[0]} for name in names}}, {}, {}, {}, {})
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +150,7 @@ def test_the_picture_shows_random_z_above_fitted_density_and_models_side_by_side
     page = pixels(pngs["random_z"])
     drawn = {}
     for name, samplers in {
-        "ae": ("standard_normal", "gmm"),
+        "ae": ("standard_normal", "flow"),
         "vae": ("standard_normal", "gmm"),
         "vqvae": ("uniform", "autoregressive"),
         "vae-beta4": ("standard_normal", "gmm"),
@@ -161,6 +172,12 @@ def test_samplers_controls_reconstructions_and_interpolations_show_their_images(
     ]
     assert lefts == sorted(lefts)
     assert len(lefts) == 4
+    five = [
+        places(pixels(pngs["samplers_ae"]), grid(study.pictures["ae"][0][f"samples.{sampler}"][:36], 6))[0]
+        for sampler in study.models["ae"]["sampling"]
+    ]
+    assert len({top for top, _ in five}) == 2
+    assert five == sorted(five)
     controls = pixels(pngs["controls"])
     assert all(places(controls, grid(images[:16], 4)) for images in study.controls.values())
     rows = [pictures["originals"], *(study.pictures[name][0]["reconstructions"] for name in study.models)]
@@ -180,7 +197,7 @@ def test_every_model_has_a_colour_and_a_marker_of_its_own():
 def test_the_colour_of_a_model_is_seen_in_its_figures(study, pngs):
     for name in study.models:
         red, green, blue = (int(study.colour(name)[i : i + 2], 16) for i in (1, 3, 5))
-        for figure in ("training", "sampling", f"samplers_{name}", "random_z"):
+        for figure in ("training", "sampling", f"samplers_{name}", "random_z", "rate_distortion", "smoothness"):
             image = np.asarray(Image.open(io.BytesIO(pngs[figure])).convert("RGB"))
             assert (image == (red, green, blue)).all(-1).any(), (name, figure)
 
@@ -188,12 +205,85 @@ def test_the_colour_of_a_model_is_seen_in_its_figures(study, pngs):
 def test_an_interval_that_reaches_below_zero_is_drawn_on_the_log_axis(study):
     tree = json.loads(json.dumps(study.metrics))
     tree["models"]["ae"]["sampling"]["gmm"]["fd_ratio"] |= {"low": -3.0, "high": 9.8}
-    assert to_png(sampling(Study(tree, {}, {}, {})))
+    assert to_png(sampling(Study(tree, {}, {}, {}, {})))
 
 
 def test_models_that_were_shown_different_images_are_refused(study):
     pictures = {name: [dict(of_seed) for of_seed in seeds] for name, seeds in study.pictures.items()}
     pictures["vqvae"][0]["originals"] = strokes(20, 99)
-    other = Study(study.metrics, study.histories, pictures, study.controls)
+    other = Study(study.metrics, study.histories, pictures, study.controls, study.sizes)
     with pytest.raises(ValueError, match="vqvae: originals differ from those of ae"):
         reconstructions(other)
+
+
+def test_the_best_fitted_sampler_is_neither_the_random_one_nor_the_oracle(study):
+    assert {name: best_fitted(tree) for name, tree in study.models.items()} == {
+        "ae": "flow", "vae": "gmm", "vqvae": "autoregressive", "vae-beta4": "gmm",
+    }  # fmt: skip
+
+
+def test_rates_are_bits_and_an_autoencoder_has_none(study):
+    assert rates(study.models["ae"]) == {}
+    (rate,) = rates(study.models["vae"]).values()
+    nats = Estimate.from_json(study.models["vae"]["kl"]["kl_nats"])
+    assert rate.mean == pytest.approx(nats.mean / math.log(2))
+    assert rate.low == pytest.approx(nats.low / math.log(2))
+    assert [rate.mean for rate in rates(study.models["vqvae"]).values()] == [81.6, 128.0]
+
+
+def drawn(axis):
+    "The points and curves of an axis, by their labels."
+    return {line.get_label(): line for line in axis.get_lines()}
+
+
+def test_models_stand_at_their_rate_and_at_their_size(study):
+    over_bits, over_numbers = rate_distortion(study).axes
+    points = drawn(over_bits)
+    mse = {name: tree["reconstruction"]["mse"]["mean"] for name, tree in study.models.items()}
+    assert points["vae: KL"].get_xydata().tolist() == [[pytest.approx(24.6 / math.log(2)), mse["vae"]]]
+    assert points["vqvae: learnt prior"].get_xydata().tolist() == [[81.6, mse["vqvae"]]]
+    assert set(points["ae: continuous code, no finite rate"].get_ydata()) == {mse["ae"]}
+    assert points["Gaussian source"].get_ydata().tolist() == study.metrics["gaussian_rate"]["mse"]
+    points = drawn(over_numbers)
+    assert points["PCA"].get_xdata().tolist() == [2, 4, 8, 16, 32, 64]
+    assert points["ae"].get_xydata().tolist() == [[16, mse["ae"]]]
+    assert points["vqvae"].get_xydata().tolist() == [[128, mse["vqvae"]]]
+    for axis, label in ((over_bits, "vae: KL"), (over_numbers, "vae")):
+        assert drawn(axis)[label].get_color() == study.colour("vae")
+
+
+def test_steps_of_a_way_add_up_and_stand_above_the_border_of_their_images(study, pngs):
+    (axis,) = smoothness(study).axes
+    for name in study.models:
+        shares = drawn(axis)[name].get_ydata()
+        assert shares.sum() == pytest.approx(1)
+        assert shares.argmax() + 1 == {"ae": 4, "vae": 5, "vqvae": 6}[name.partition("-")[0]]
+    page = pixels(pngs["smoothness"])
+    strip = grid(study.pictures["ae"][0]["interpolation"][0], 11)
+    (_, left), *_ = places(page, strip)
+    width, inner = page.shape[1], axis.transData.transform([(step, 0.0) for step in range(1, 11)])[:, 0]
+    borders = [left + step * (28 * SCALE + GAP) + GAP / 2 for step in range(1, 11)]
+    scale = width / axis.figure.bbox.width
+    assert inner * scale == pytest.approx(borders, abs=0.6)
+
+
+def test_what_a_metric_catches_is_filled(study):
+    tree = study.metrics["study"]
+    smallest = caught(tree)
+    axes = iter(sensitivity(study).axes)
+    for metric in tree["real"]:
+        for family, steps in tree["families"].items():
+            points = [line for line in next(axes).get_lines() if len(line.get_xdata()) == 1]
+            start = smallest[metric][family]
+            seen = [start is not None and step["strength"] >= start for step in steps]
+            assert [point.get_markerfacecolor() == INK for point in points] == seen, (metric, family)
+    assert next(axes, None) is None
+
+
+def test_a_metric_that_is_worse_when_smaller_goes_up_where_it_falls(study):
+    tree = study.metrics["study"]
+    columns, rows = list(tree["families"]), list(tree["real"])
+    axes = sensitivity(study).axes
+    for metric in ("fd", "digit_rate"):
+        curve = axes[rows.index(metric) * len(columns) + columns.index("noise")].get_lines()[0].get_ydata()
+        assert curve[0] < curve[-1]

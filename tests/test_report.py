@@ -1,19 +1,22 @@
 import json
+import math
 import re
 
 import pytest
-from fabricated import make_params, write_results
+from fabricated import EXPERIMENTS, GAUSSIAN_RATE, PCA, STRENGTHS, experiment, make_params, write_results
 
-from randomz.claims import Estimate, lookup
+from randomz.claims import QUESTIONS, Estimate, lookup
 from randomz.figures import interval, number
+from randomz.files import write_json
 from randomz.report import answer, in_order, metrics_json, read_study, report_md, write_report
+from randomz.sensitivity import caught
 
 MODELS = ("ae", "vae", "vqvae", "vae-beta4")
 
 
-def make(folder, *args):
+def make(folder, *args, **options):
     params = make_params(*args)
-    write_results(folder, params)
+    write_results(folder, params, **options)
     return params, read_study(params, folder / "reports", folder / "artifacts")
 
 
@@ -54,13 +57,20 @@ def tables(text):
 
 def test_metrics_are_those_of_the_stages_before_and_the_claims(made, folder):
     _, study = made
-    assert list(study.metrics) == ["judge", "floor", "controls", "models", "claims"]
+    assert list(study.metrics) == [
+        "judge", "floor", "controls", "pca", "gaussian_rate", "study", "models", "experiments", "claims",
+    ]  # fmt: skip
     assert tuple(study.models) == MODELS
     yardstick = json.loads((folder / "reports/yardstick.json").read_text())
     assert {key: study.metrics[key] for key in yardstick} == yardstick
     for name in MODELS:
         assert study.models[name] == json.loads((folder / f"reports/{name}/metrics.json").read_text())
-    assert len(study.metrics["claims"]) == 8
+    assert study.metrics["study"] == json.loads((folder / "reports/study.json").read_text())
+    assert set(study.metrics["experiments"]) == set(EXPERIMENTS)
+    for name, tree in study.metrics["experiments"].items():
+        assert tree == json.loads((folder / f"reports/experiments/{name}.json").read_text())
+        assert tuple(tree["models"]) == EXPERIMENTS[name]
+    assert len(study.metrics["claims"]) == len(QUESTIONS)
 
 
 def test_the_text_of_the_metrics_is_json_with_the_same_numbers(made):
@@ -81,6 +91,7 @@ def test_keys_stand_in_one_order_whatever_the_order_of_the_files(made):
         assert list(model)[:2] == ["kind", "parameters"]
     assert list(study.models["vae"]["kl"]["bound"]) == ["1", "10", "100", "1000"]
     assert list(in_order({"zeta": 1, "new": 2, "mean": 3})) == ["mean", "new", "zeta"]
+    assert [list(step) for step in in_order({"steps": [{"kid": 1, "strength": 2}]})["steps"]] == [["strength", "kid"]]
 
 
 def test_every_metric_of_every_model_stands_in_the_report(made, text):
@@ -126,7 +137,8 @@ def test_floor_and_controls_stand_beside_the_models(made, text):
 def test_the_headline_names_the_best_prior_that_is_fitted(text):
     header, rows = next(tables(text))
     best = {row[0]: row[header.index("best fitted prior")] for row in rows}
-    assert best["`ae`"] == best["`vae`"] == best["`vae-beta4`"] == "gmm"
+    assert best["`ae`"] == "flow"
+    assert best["`vae`"] == best["`vae-beta4`"] == "gmm"
     assert best["`vqvae`"] == "autoregressive"
 
 
@@ -135,7 +147,7 @@ def test_each_claim_has_its_verdict_and_evidence(made, text):
     _, rows = list(tables(text))[1]
     verdict = {row[0]: row[2] for row in rows}
     evidence = {row[0]: row[3] for row in rows}
-    assert len(rows) == 8
+    assert len(rows) == len(QUESTIONS)
     for claim in study.metrics["claims"]:
         assert verdict[f"`{claim['id']}`"] == ("**holds**" if claim["holds"] else "**does not hold**")
     uniform = Estimate.from_json(lookup(study.metrics, "models/vqvae/sampling/uniform/fd_ratio"))
@@ -148,8 +160,9 @@ def test_the_answer_follows_the_verdicts(made):
     assert "junk with `ae` (1500 " in sentence
     assert "no digit to rely on with `vae` (45.0 " in sentence
     assert sentence.count(". ") == 0
+    assert "to 2.90 \N{MULTIPLICATION SIGN}, 6.10 \N{MULTIPLICATION SIGN} and 14.0" in sentence
     claims = [{**claim, "holds": not claim["holds"]} for claim in study.metrics["claims"]]
-    turned = answer(type(study)(study.metrics | {"claims": claims}, {}, {}, {}), params)
+    turned = answer(type(study)(study.metrics | {"claims": claims}, {}, {}, {}, {}), params)
     assert "no plain junk with `ae`" in turned
     assert "a digit more often than not with `vae`" in turned
 
@@ -169,7 +182,7 @@ def files(folder):
 def test_the_same_files_give_the_same_bytes_and_old_pictures_go(tmp_path):
     params, study = make(tmp_path, ("vqvae",), (5,))
     found = write_report(study, params, tmp_path / "first")
-    assert found == "claims that hold 3 of 3, models 1, figures 8"
+    assert found == "claims that hold 4 of 4, models 1, figures 11"
     (tmp_path / "second/figures").mkdir(parents=True)
     (tmp_path / "second/figures/samplers_gone.png").write_bytes(b"old")
     study = read_study(params, tmp_path / "reports", tmp_path / "artifacts")
@@ -183,21 +196,128 @@ def test_the_same_files_give_the_same_bytes_and_old_pictures_go(tmp_path):
 
 
 def test_one_seed_and_one_model_have_no_intervals_and_leave_claims_open(tmp_path):
-    params, study = make(tmp_path, ("ae",), (5,))
+    params, study = make(tmp_path, ("ae",), (5,), experiments=())
     text = report_md(study, params, ["random_z"])
     assert "One seed: there are no intervals" in text
     assert "(means of one seed, no interval)" in text
     assert "±" not in text
     assert "nan" not in text.lower()
-    assert text.count("| not asked |") == 6
+    assert text.count("| not asked |") == len(QUESTIONS) - 2
     assert "## Codebook" not in text
     assert "## KL" not in text
+    assert "## Experiments" not in text
+    assert study.metrics["experiments"] == {}
+
+
+def section(text, heading):
+    "What stands below a heading, up to the next one of its level or above."
+    level = heading.split()[0]
+    return re.split(rf"^#{{2,{len(level)}}} ", text.partition(f"{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_the_yardstick_is_shown_with_the_smallest_strength_that_each_metric_catches(made, text):
+    _, study = made
+    trust = section(text, "### Can the yardstick be trusted?")
+    ((header, rows),) = tables(trust)
+    smallest = caught(study.metrics["study"])
+    assert [heading.partition(" ")[0] for heading in header[1:]] == ["noise", "shuffled", "blur", "dropped", "copied"]
+    assert {row[0] for row in rows[1:]} == set(smallest)
+    for metric, *cells in rows[1:]:
+        families = ("noise", "shuffle", "blur", "dropped_classes", "copied")
+        expected = [smallest[metric][family] for family in families]
+        assert [None if cell == "\N{EN DASH}" else float(cell) for cell in cells] == expected
+    assert rows[0][1:] == [f"{steps[0]:g}\N{EN DASH}{steps[-1]:g}" for steps in map(STRENGTHS.get, families)]
+    assert {cells[-1] for metric, *cells in rows[1:] if metric != "authenticity"} == {"\N{EN DASH}"}
+    assert "Every curve goes one way" in trust
+    assert "not to be read alone: authenticity on noise, shuffled pixels and blur." in trust
+
+
+def test_a_metric_that_turns_back_is_named(made):
+    params, study = made
+    tree = json.loads(json.dumps(study.metrics))
+    tree["study"]["families"]["noise"][1]["kid"] = 99.0
+    turned = report_md(type(study)(tree, {}, {}, {}, study.sizes), params, [])
+    assert "Not every curve goes one way: kid on noise." in turned
+
+
+def test_rates_stand_beside_what_a_gaussian_source_and_pca_need(made, text):
+    _, study = made
+    ((header, rows),) = tables(section(text, "## Rate and distortion"))
+    found = {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+    kl = study.models["vae"]["kl"]["kl_nats"]
+    bits = Estimate(*(kl[key] / math.log(2) for key in ("mean", "low", "high")), ())
+    assert found["`vae`: KL"]["bits"] == interval(bits)
+    assert found["`vae`: KL"]["numbers"] == "16"
+    before, after = 28.7, 54.7
+    share = (bits.mean - before) / (after - before)
+    low, high = (GAUSSIAN_RATE["mse"][GAUSSIAN_RATE["bits"].index(at)] for at in (before, after))
+    assert found["`vae`: KL"]["Gaussian source, mse"] == number((1 - share) * low + share * high)
+    assert found["`ae`"]["bits"] == "no finite rate"
+    assert found["`vqvae`: learnt prior"]["bits"].startswith("81.6 ")
+    assert found["`vqvae`: uniform codes"]["bits"] == "128"
+    assert found["`vqvae`: learnt prior"]["numbers"] == str(4 * 4 * 8)
+    for d, mse in PCA.items():
+        assert found[f"PCA, d = {d}"] == {
+            "bits": "\N{EN DASH}", "numbers": d, "mse": number(mse), "Gaussian source, mse": "\N{EN DASH}"
+        }  # fmt: skip
+
+
+def test_a_rate_beyond_the_curve_has_no_gaussian_source_beside_it(made):
+    params, study = made
+    tree = json.loads(json.dumps(study.metrics))
+    tree["models"]["vqvae"]["codebook"]["nominal_bits_per_image"]["mean"] = GAUSSIAN_RATE["bits"][-1] + 1
+    part = section(report_md(type(study)(tree, {}, {}, {}, study.sizes), params, []), "## Rate and distortion")
+    ((_, rows),) = tables(part)
+    last = {row[0]: row[-1] for row in rows}
+    assert last["`vqvae`: uniform codes"] == "\N{EN DASH}"
+    assert last["`vqvae`: learnt prior"] != "\N{EN DASH}"
+
+
+def test_each_experiment_has_its_question_its_line_and_its_table(text):
+    for name in EXPERIMENTS:
+        tree = experiment(name, (0, 1, 2))
+        part = section(text, f"### {name}")
+        assert tree["question"] in part
+        assert f"```sh\n{tree['command']}\n```" in part
+        assert len(list(tables(part))) == 1
+    ((header, rows),) = tables(section(text, "### codebook"))
+    assert [row[0] for row in rows] == [f"`{name}`" for name in EXPERIMENTS["codebook"]]
+    assert {"usage", "perplexity", "mse", "fd_reconstruction", "FD ratio"} <= set(header)
+    ((header, rows),) = tables(section(text, "### binarised"))
+    assert header[1:] == ["k = 1", "k = 10", "k = 100", "k = 1000"]
+    assert rows[-1][-1] == "\N{MINUS SIGN}84.45"
+    ((header, rows),) = tables(section(text, "### vae-without-kl"))
+    of = {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+    assert of["`vae`, this experiment"]["posterior_deviation"].startswith("0.00400")
+    assert of["`vae`, this experiment"]["FD ratio"].startswith("1200")
+    assert of["`vae`, shipped"]["FD ratio"].startswith("45.0")
+    assert of["`ae`, shipped"]["kl_nats"] == "\N{EN DASH}"
+    assert of["`ae`, shipped"]["FD ratio"].startswith("1500")
+
+
+def test_an_experiment_of_another_name_is_shown_beside_the_shipped_model(tmp_path):
+    params = make_params(("ae", "vae"), (0,))
+    write_results(tmp_path, params, experiments=())
+    write_json(tmp_path / "reports/experiments/longer.json", experiment("binarised") | {"name": "longer"})
+    study = read_study(params, tmp_path / "reports", tmp_path / "artifacts")
+    ((header, rows),) = tables(section(report_md(study, params, []), "### longer"))
+    assert [row[0] for row in rows] == ["`vae`", "`vae`, shipped"]
+    assert header[-3:] == ["best fitted prior", "FD ratio", "digits"]
+
+
+@pytest.mark.parametrize(("file", "key"), [("yardstick", "pca"), ("experiments/codebook", "question")])
+def test_a_key_that_is_missing_is_named_with_its_file(tmp_path, file, key):
+    params, _ = make(tmp_path, ("ae",), (0,))
+    path = tmp_path / f"reports/{file}.json"
+    write_json(path, {name: value for name, value in json.loads(path.read_text()).items() if name != key})
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: there is no '{key}'"):
+        read_study(params, tmp_path / "reports", tmp_path / "artifacts")
 
 
 @pytest.mark.parametrize(
     "file",
-    ["reports/yardstick.json", "reports/ae/metrics.json", "reports/ae/history.csv", "artifacts/controls.safetensors",
-     "artifacts/ae/pictures/seed-0.safetensors"],
+    ["reports/yardstick.json", "reports/study.json", "reports/ae/metrics.json", "reports/ae/history.csv",
+     "artifacts/controls.safetensors", "artifacts/ae/pictures/seed-0.safetensors"],
 )  # fmt: skip
 def test_a_missing_or_broken_file_is_named(tmp_path, file):
     params, _ = make(tmp_path, ("ae",), (0,))
