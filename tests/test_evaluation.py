@@ -111,7 +111,9 @@ def test_every_picture_of_the_contract_is_there(studies, kind):
     expected = {"originals": (20, 28, 28), "reconstructions": (20, 28, 28), "interpolation": (6, 11, 28, 28)}
     expected |= {f"samples.{name}": (100, 28, 28) for name in SAMPLERS[kind]}
     curves = {"ae": {}, "vae": {"kl_per_dimension": (3,)}, "vqvae": {"code_counts": (16,)}}[kind]
+    codes = (2, 2) if kind == "vqvae" else (3,)
     curves = curves | {"path_change": (10,)}
+    curves |= {f"codes.{name}": (100, *codes) for name in SAMPLERS[kind]}
     assert {name: tuple(tensor.shape) for name, tensor in pictures.items()} == expected | curves
     assert all(pictures[name].dtype == torch.uint8 for name in expected)
     assert pictures["path_change"].is_floating_point()

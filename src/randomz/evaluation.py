@@ -49,6 +49,7 @@ def evaluate_seed(
             decoded = decode_all(model, chosen)
             sampling[name] = _sampling(decoded, ruler)
         samples[f"samples.{name}"] = as_bytes(decoded[: PICTURED["samples"]])
+        samples[f"codes.{name}"] = chosen[: PICTURED["samples"]]
     tree = {"reconstruction": reconstruction, "latent": latent, **section, "sampling": sampling}
     _check_figures(tree, "")
     pictures = {
