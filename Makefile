@@ -19,7 +19,7 @@ reproduce: .venv/main  ## train, measure and compare everything that is not up t
 	$(PYTHON) -m randomz.params
 	$(DVC) repro
 	$(PYTHON) -m pipeline.publish
-	@echo "The comparison: reports/report.md    Runs: make ui"
+	@echo "The comparison: reports/index.html (or report.md)    Runs: make ui"
 
 test: .venv/dev  ## run the tests
 	$(PYTHON) -m pytest
@@ -37,7 +37,7 @@ ui: .venv/main  ## MLflow's pages at http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PYTHON) -m mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db
 
 report:  ## say where the report is
-	@echo "$(CURDIR)/reports/report.md"
+	@echo "$(CURDIR)/reports/index.html"
 
 setup: .venv/dev  ## the environment with test and lint tools
 

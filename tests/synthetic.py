@@ -37,7 +37,9 @@ TINY = {
     "yardstick": {"reference": "test", "samples": 500, "neighbours": 5, "accept": 0.95, "seed": 0},
     "study": {"samples": 500, "seed": 0},
     "network": {"width": 16, "depth": 2},
-    "train": {"epochs": 2, "batch_size": 10, "learning_rate": 5e-3, "weight_decay": 1e-4, "warmup": 0.1, "binarise": False},
+    "train": {
+        "epochs": 2, "batch_size": 10, "learning_rate": 5e-3, "weight_decay": 1e-4, "warmup": 0.1, "binarise": False,
+    },
     "models": {"ae": AE, "vae": VAE, "vqvae": VQVAE},
     "prior": {
         "ae": DENSITY,

@@ -108,7 +108,7 @@ def stages_of(*models, first="train"):
     return {f"{name}@{model}" for name in names for model in models} | {"report", "publish"}
 
 
-EVERYTHING_MEASURED = {"yardstick"} | stages_of(*MODELS, first="evaluate")
+EVERYTHING_MEASURED = {"yardstick", "study"} | stages_of(*MODELS, first="evaluate")
 STALENESS = [
     ({"models.vae.beta": 4.0}, None, stages_of("vae")),
     ({"models.vqvae.decay": 0.9}, None, stages_of("vqvae")),
@@ -118,6 +118,8 @@ STALENESS = [
     ({"seeds": [0, 1, 2]}, None, stages_of(*MODELS)),
     ({"evaluate.samples": 600}, None, stages_of(*MODELS, first="evaluate")),
     ({"yardstick.neighbours": 4}, None, EVERYTHING_MEASURED),
+    ({"study.samples": 600}, None, {"study", "report", "publish"}),
+    ({"train.binarise": True}, None, stages_of(*MODELS)),
     ({"judge.epochs": 3}, None, {"judge"} | EVERYTHING_MEASURED),
     ({"publish.experiment": "other"}, None, {"publish"}),
     ({}, "src/randomz/models/vqvae.py", stages_of("vqvae")),
@@ -125,6 +127,7 @@ STALENESS = [
     ({}, "src/randomz/priors/mixture.py", stages_of(*MODELS, first="prior")),
     ({}, "src/randomz/quality/kernel.py", EVERYTHING_MEASURED),
     ({}, "src/randomz/claims.py", {"report", "publish"}),
+    ({}, "src/randomz/page/assets/page.css", {"report", "publish"}),
     ({}, "pipeline/judge.py", {"judge"} | EVERYTHING_MEASURED),
 ]
 
