@@ -55,8 +55,8 @@ def argmax_in_columns(scores: Float[Tensor, "M K"]) -> Int64[Tensor, " M"]:
     if scores.shape[1] % COLUMNS:
         return scores.argmax(-1)
     table = scores.unflatten(1, (-1, COLUMNS))
-    column = table.amax(1).max(-1).indices
-    row = table[torch.arange(len(scores), device=scores.device), :, column].max(-1).indices
+    column: Tensor = table.amax(1).max(-1).indices
+    row: Tensor = table[torch.arange(len(scores), device=scores.device), :, column].max(-1).indices
     return row * COLUMNS + column
 
 
