@@ -198,9 +198,8 @@ def as_text(a: Results, b: Results, sections: Sequence[Section]) -> str:
     blocks = [f"A: {a.label}\nB: {b.label}"]
     for section in sections:
         lines = [section.model, *(line for remark in section.remarks for line in textwrap.wrap(remark, WIDTH))]
-        blocks.append("\n".join([*lines, *_aligned([list(HEADER), *(row.cells() for row in section.rows)])]))
-        if not section.rows:
-            blocks[-1] = "\n".join(lines)
+        table_lines = _aligned([list(HEADER), *(row.cells() for row in section.rows)]) if section.rows else []
+        blocks.append("\n".join(lines + table_lines))
     return "\n\n".join([*blocks, *([NOTE] if any(section.rows for section in sections) else [])]) + "\n"
 
 
@@ -226,5 +225,5 @@ def as_markdown(a: Results, b: Results, sections: Sequence[Section]) -> str:
 
 
 def _escaped(cells: Sequence[str]) -> list[str]:
-    """Cells whose last one, the mark, is no list item and stays empty rather than becoming a dash."""
+    """Cells whose last one, the mark, opens no emphasis, and stays empty where `table` would set a dash."""
     return [*cells[:-1], f"\\{cells[-1]}" if cells[-1] else " "]
