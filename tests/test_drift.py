@@ -222,7 +222,7 @@ def test_a_dvc_yaml_that_is_none_is_one_clear_line(clone):
 
 @pytest.mark.usefixtures("clone")
 def test_downstream_goes_through_folders():
-    lock = read_lock()
-    assert downstream(lock, "prepare") == {"train@ae", "train@vae", "report"}
-    assert downstream(lock, "train@ae") == {"report"}
-    assert downstream(lock, "report") == set()
+    later = downstream(read_lock())
+    assert later["prepare"] == {"train@ae", "train@vae", "report"}
+    assert later["train@ae"] == {"report"}
+    assert later["report"] == set()

@@ -168,26 +168,23 @@ def unanswered() -> Reasons:
 def followers(lock: Lock, stale: Iterable[str]) -> dict[str, list[str]]:
     """Stages that would run only because of stale ones before them, each with those."""
     after: dict[str, list[str]] = {}
+    names, later = set(stale), downstream(lock)
     for name in stale:
-        for later in sorted(downstream(lock, name), key=list(lock.stages).index):
-            if later not in set(stale):
-                after.setdefault(later, []).append(name)
+        for follower in (other for other in lock.stages if other in later.get(name, ())):
+            if follower not in names:
+                after.setdefault(follower, []).append(name)
     return after
 
 
-def downstream(lock: Lock, name: str) -> set[str]:
-    """The stages that read, directly or not, what a stage writes."""
-    found: set[str] = set()
-    edge = [name] if name in lock.stages else []
-    while edge:
-        outs = [out.path for out in lock.stages[edge.pop()].outs]
-        new = {
-            stage.name
-            for stage in lock.stages.values()
-            if stage.name not in found and any(_any_overlap(dep.path, outs) for dep in stage.deps)
-        }
-        found |= new
-        edge += new
+def downstream(lock: Lock) -> dict[str, set[str]]:
+    """Of each stage, the stages that read what it writes, directly or not."""
+    found: dict[str, set[str]] = {}
+    for stage in lock.stages.values():
+        outs = [out.path for out in stage.outs]
+        readers = (other for other in lock.stages.values() if any(_any_overlap(dep.path, outs) for dep in other.deps))
+        found[stage.name] = {other.name for other in readers}
+    for _ in found:  # as often as the longest way from stage to stage could ask for
+        found = {name: later.union(*(found[other] for other in later)) for name, later in found.items()}
     return found
 
 

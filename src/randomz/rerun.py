@@ -41,7 +41,7 @@ class Tolerance:
         return max(self.relative * abs(committed), self.absolute)
 
 
-# An AVX2 processor against one with AVX-512 gave 1e-7 and not a single rank; a GPU sums in yet another order.
+# An AVX2 processor against one with AVX-512 gave 1e-7 and one image's rank; a GPU sums in yet another order.
 _ROUNDING = Tolerance(1e-4, 1e-8, "rounding of features")
 _RANKS = Tolerance(0, 1e-3, "a few of 5,000 or 10,000 images at a threshold change sides")
 PINNED: Mapping[str, Tolerance] = {
@@ -140,8 +140,9 @@ def compare(committed: Path, here: Path = Path(), *, exact: bool = False) -> Com
     there_lock, here_lock = read_lock(committed / LOCK_FILE), read_lock(here / LOCK_FILE)
     figures: list[Figure] = []
     others: dict[str, str] = {}
+    later = downstream(there_lock)
     for name in dict.fromkeys([*there_lock.stages, *here_lock.stages]):
-        if why := _incomparable(there_lock, here_lock, name):
+        if why := _incomparable(there_lock, here_lock, later, name):
             others[name] = why
             continue
         figures += _files(there_lock, here_lock, name, exact=exact)
@@ -172,12 +173,12 @@ def snapshot(against: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _incomparable(there: Lock, here: Lock, name: str) -> str:
+def _incomparable(there: Lock, here: Lock, later: Mapping[str, set[str]], name: str) -> str:
     """Why a stage's figures cannot be those of the other run; nothing where they can."""
     for lock, place in ((there, "the committed"), (here, "this")):
         if name not in lock.stages:
             return f"no such stage in {place} {LOCK_FILE}"
-    before = [other for other in there.stages if name in downstream(there, other)]
+    before = [other for other in there.stages if name in later[other]]
     for stage in [*before, name]:
         old, new = (dict(lock.stages[stage].params) if stage in lock.stages else None for lock in (there, here))
         if old != new:
