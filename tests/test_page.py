@@ -30,7 +30,7 @@ from randomz.page.prose import inline, sections
 from randomz.report import read_study, report_md
 from randomz.seeding import generator
 
-BINARIES = ("chromium", "chromium-browser", "google-chrome")
+BINARIES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SILENCE = (
     "--headless=new",
     "--no-sandbox",
@@ -46,7 +46,7 @@ def trained(params, name):
     torch.manual_seed(len(name))
     model = load_kind(params.models[name].kind).build(params.models[name], params.network)
     with torch.no_grad():
-        for layer in model.decoder.stack[::2]:
+        for layer in model.decoder.stack:
             layer.weight.mul_(3)
     return model.eval()
 
@@ -131,9 +131,10 @@ def decode(model, sampler):
         x = entries[unpacked(model["codes"][sampler], "<u2").reshape(64, -1)].reshape(64, -1)
     else:
         x = unpacked(model["codes"][sampler], "<f4").reshape(64, -1)
+    z, x = x, np.zeros((64, 0))
     for place, layer in enumerate(model["layers"]):
         weight = unpacked(layer["weight"], "i1").reshape(layer["rows"], layer["columns"])
-        x = x @ (weight * unpacked(layer["scale"], "<f4")[:, None]).T + unpacked(layer["bias"], "<f4")
+        x = np.hstack([x, z]) @ (weight * unpacked(layer["scale"], "<f4")[:, None]).T + unpacked(layer["bias"], "<f4")
         x = (255 if place == len(model["layers"]) - 1 else x) / (1 + np.exp(-x))
     return x
 

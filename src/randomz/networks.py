@@ -1,42 +1,47 @@
 """The encoder and decoder stacks that the three models share, so that only the latent differs between them."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from randomz.params import NetworkConfig
 
 PIXELS = 28 * 28
 
 
-def _perceptron(inputs: int, outputs: int, network: NetworkConfig) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(network.depth):
-        layers += [nn.Linear(inputs, network.width), nn.SiLU()]
-        inputs = network.width
-    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
-
-
 class Encoder(nn.Module):
-    """Images -> `outputs` numbers each."""
+    """Images -> `outputs` numbers each; a hidden layer adds to what it gets (He et al. 2016, arXiv:1512.03385)."""
 
     def __init__(self, outputs: int, network: NetworkConfig) -> None:
         super().__init__()
-        self.stack = _perceptron(PIXELS, outputs, network)
+        hidden = [nn.Linear(network.width, network.width) for _ in range(network.encoder_depth - 1)]
+        self.stack = nn.ModuleList([nn.Linear(PIXELS, network.width), *hidden, nn.Linear(network.width, outputs)])
 
     def forward(self, x: Float[Tensor, "B 1 28 28"]) -> Float[Tensor, "B outputs"]:
         """Pixels in [0, 1] are centred on the way in: an ink share of 13 % would otherwise bias every unit."""
-        output: Tensor = self.stack(x.flatten(1) * 2 - 1)
+        first, *hidden, last = self.stack
+        h = functional.silu(first(x.flatten(1) * 2 - 1))
+        for layer in hidden:
+            h = h + functional.silu(layer(h))
+        output: Tensor = last(h)
         return output
 
 
 class Decoder(nn.Module):
-    """`inputs` numbers -> the logits of an image."""
+    """`inputs` numbers -> the logits of an image; every layer sees z itself (Dieng et al. 2019, arXiv:1807.04863)."""
 
     def __init__(self, inputs: int, network: NetworkConfig) -> None:
         super().__init__()
-        self.stack = _perceptron(inputs, PIXELS, network)
+        hidden = [nn.Linear(network.width + inputs, network.width) for _ in range(network.decoder_depth - 1)]
+        last = nn.Linear(network.width + inputs, PIXELS)
+        self.stack = nn.ModuleList([nn.Linear(inputs, network.width), *hidden, last])
 
     def forward(self, z: Float[Tensor, "B inputs"]) -> Float[Tensor, "B 1 28 28"]:
         """Logits, not pixels: the likelihood says what a logit means."""
-        output: Tensor = self.stack(z)
+        *hidden, last = self.stack
+        h = z
+        for layer in hidden:
+            h = torch.cat([functional.silu(layer(h)), z], 1)
+        output: Tensor = last(h)
         return output.view(-1, 1, 28, 28)

@@ -72,7 +72,8 @@ class TrainConfig(_Config):
 
 class NetworkConfig(_Config):
     width: Count
-    depth: Count
+    encoder_depth: Count
+    decoder_depth: Count
 
 
 class _Model(_Config):

@@ -14,7 +14,7 @@ from randomz.finite import check_finite, check_steps
 from randomz.models.base import LatentModel, Loss
 from randomz.params import TrainConfig
 from randomz.resume import Checkpoints, restore, training_state
-from randomz.schedule import one_cycle
+from randomz.schedule import triangle
 from randomz.seeding import generator, integer
 
 START_IMAGES = 5000  # that a codebook starts from
@@ -103,7 +103,7 @@ def _train_epoch(
     history: dict[str, list[Tensor]] = {}
     for index, batch in enumerate(order):
         step = (epoch - 1) * len(order) + index
-        optimiser.param_groups[0]["lr"] = one_cycle(
+        optimiser.param_groups[0]["lr"] = triangle(
             step, config.epochs * len(order), config.learning_rate, config.warmup
         )
         noise = generator("noise", seed, step)

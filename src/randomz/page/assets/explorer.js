@@ -43,12 +43,13 @@ class Decoder {
   }
 
   ink(z) {
-    let x = z;
+    let x = [];
     for (const [depth, { weight, bias, columns }] of this.layers.entries()) {
+      const input = Float32Array.of(...x, ...z);  // every layer sees z itself
       const y = new Float32Array(bias.length), last = depth === this.layers.length - 1;
       for (let row = 0, at = 0; row < y.length; row++) {
         let sum = bias[row];
-        for (let column = 0; column < columns; column++) sum += weight[at++] * x[column];
+        for (let column = 0; column < columns; column++) sum += weight[at++] * input[column];
         y[row] = (last ? 255 : sum) / (1 + Math.exp(-sum));  // a sigmoid at the end, SiLU before
       }
       x = y;
