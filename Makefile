@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lint format ui report clean
+.PHONY: help setup reproduce drift test lint format ui report clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -21,6 +21,9 @@ reproduce: .venv/main  ## train, measure and compare everything that is not up t
 	$(PYTHON) -m pipeline.publish
 	@echo "The comparison: reports/index.html (or report.md)    Runs: make ui"
 
+drift: .venv/main  ## say whether dvc.lock and reports match code and params; needs no data
+	$(PYTHON) -m pipeline.drift
+
 test: .venv/dev  ## run the tests
 	$(PYTHON) -m pytest
 
@@ -28,6 +31,7 @@ lint: .venv/dev  ## style, types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	@if command -v actionlint; then actionlint; else echo "no actionlint on the PATH: the workflow was not linted"; fi
 
 format: .venv/dev  ## put the code into the form that lint wants
 	$(PYTHON) -m ruff check --fix .
