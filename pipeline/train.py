@@ -15,6 +15,7 @@ from randomz.models import load_kind
 from randomz.params import load_params
 from randomz.progress import progress
 from randomz.resume import identity_of, open_checkpoints
+from randomz.snapshots import Snapshots
 from randomz.stage import SCRATCH, run_stage
 from randomz.trainer import Data, Row, Say, build_seeded, fit
 
@@ -36,9 +37,13 @@ def train(name: str) -> None:
     }
     checkpoints = open_checkpoints(SCRATCH / f"train@{name}", identity_of(used, (TRAIN, VALIDATION), device))
 
+    def snapshots(seed: int) -> Snapshots:
+        return Snapshots(checkpoints.within(f"seed-{seed}/snapshots").folder, params.train.epochs)
+
     def task(seed: int, say: Say) -> dict[str, Tensor]:
         model = build_seeded(lambda: kind.build(config, params.network), seed).to(device)
         for row in fit(model, kind.loss, data, params.train, seed, checkpoints.within(f"seed-{seed}")):
+            snapshots(seed).take(model, data.validation.images, int(row["epoch"]))
             say(row)
         return {key: tensor.cpu() for key, tensor in model.state_dict().items()}
 
@@ -56,10 +61,12 @@ def train(name: str) -> None:
                 rows.append(event.row)
                 live.log(event.seed, event.row)
                 bar.advance({"loss": event.row["validation_total"]})
-    weights = Path(f"artifacts/{name}/weights")
+    weights, learning = Path(f"artifacts/{name}/weights"), Path(f"artifacts/{name}/snapshots")
     empty_folder(weights)
+    empty_folder(learning)
     for seed, state in states.items():
         save_tensors(weights / f"seed-{seed}.safetensors", state)
+        save_tensors(learning / f"seed-{seed}.safetensors", snapshots(seed).collect(data.validation.images))
     write_csv(Path(f"reports/{name}/history.csv"), sorted(rows, key=itemgetter("seed", "epoch")))
     checkpoints.clear()
 

@@ -106,7 +106,7 @@ def expected(tmp_path_factory):
     assert attempt(workspace) == 0
     assert not any((workspace / f"scratch/{NAME}").glob("*"))
     found = outputs(workspace)
-    assert len(found) == 3
+    assert len(found) == 5
     return found
 
 
@@ -147,7 +147,7 @@ def kill_at_step(count, victim):
     """Kill in the middle of an epoch of four steps."""
 
     def sabotage():
-        stage_pid, calls, schedule = os.getpid(), [], trainer.one_cycle
+        stage_pid, calls, schedule = os.getpid(), [], trainer.triangle
 
         def deadly(*arguments):
             calls.append(arguments)
@@ -156,7 +156,7 @@ def kill_at_step(count, victim):
                 time.sleep(60)
             return schedule(*arguments)
 
-        trainer.one_cycle = deadly
+        trainer.triangle = deadly
 
     return sabotage
 
@@ -166,13 +166,17 @@ MOMENTS = {
     "middle of epoch 2": kill_at_step(7, "stage"),
     "middle of epoch 3, one seed": kill_at_step(10, "itself"),
     "first checkpoint being written": kill_at_write(1, "group"),
-    "second checkpoint being written": kill_at_write(3, "stage"),
-    "second checkpoint being written, one seed": kill_at_write(3, "itself"),
-    "last checkpoint just written": kill_at_write(8, "stage"),
+    "first pictures being written": kill_at_write(3, "group"),
+    "second checkpoint being written": kill_at_write(5, "stage"),
+    "second checkpoint being written, one seed": kill_at_write(5, "itself"),
+    "second pictures being written, one seed": kill_at_write(7, "itself"),
+    "last checkpoint just written": kill_at_write(12, "stage"),
+    "last pictures just written": kill_at_write(14, "stage"),
     "first weights being written": kill_at_write(1, by_stage=True),
-    "second weights being written": kill_at_write(3, by_stage=True),
-    "history being written": kill_at_write(5, by_stage=True),
-    "all just written": kill_at_write(6, by_stage=True),
+    "first pictures of all epochs being written": kill_at_write(3, by_stage=True),
+    "second weights being written": kill_at_write(5, by_stage=True),
+    "history being written": kill_at_write(9, by_stage=True),
+    "all just written": kill_at_write(10, by_stage=True),
 }
 
 
@@ -212,7 +216,7 @@ def test_a_killed_fit_of_priors_leaves_the_same_bytes_too(workspace, sabotage):
 
 def test_a_damaged_checkpoint_is_passed_over(workspace, expected):
     assert attempt(workspace, kill_at_write(6, "stage")) == -signal.SIGKILL
-    newest = max((workspace / f"scratch/{NAME}").rglob("*.safetensors"), key=lambda file: file.name)
+    newest = max((workspace / f"scratch/{NAME}").rglob("*-*.safetensors"), key=lambda file: file.name)
     newest.write_bytes(newest.read_bytes()[:1000])
     assert attempt(workspace) == 0
     assert "is damaged; the checkpoint before it is used" in (workspace / "stderr").read_text()
@@ -232,8 +236,8 @@ def test_a_loss_that_is_not_finite_names_model_seed_epoch_and_step_and_leaves_th
     workspace = small_workspace(tmp_path / "workspace")
 
     def sabotage():
-        schedule = trainer.one_cycle
-        trainer.one_cycle = lambda step, *others: 1e30 if step == 9 else schedule(step, *others)
+        schedule = trainer.triangle
+        trainer.triangle = lambda step, *others: 1e30 if step == 9 else schedule(step, *others)
 
     assert attempt(workspace, sabotage) == 1
     line = (workspace / "stderr").read_text()

@@ -48,6 +48,10 @@ class LatentModel(nn.Module, abc.ABC):
         """Codes on the way from a (weight 0) to b (weight 1)."""
         return torch.lerp(a, b, weight)
 
+    def random_like(self, codes: Tensor, noise: torch.Generator) -> Tensor:
+        """Random codes, as many and of the same shape: z ~ N(0, I)."""
+        return torch.randn(codes.shape, generator=noise).to(codes.device)
+
     def start(self, x: Float[Tensor, "B 1 28 28"], noise: torch.Generator) -> None:
         """Called once with training images before the first step; for what starts from data, such as a codebook."""
 

@@ -182,6 +182,10 @@ class VQVAE(LatentModel):
         codebook = self.quantiser.codebook.detach()
         return nearest_code(torch.lerp(codebook[a], codebook[b], weight), codebook)
 
+    def random_like(self, codes: Int64[Tensor, "B h w"], noise: torch.Generator) -> Int64[Tensor, "B h w"]:
+        """Every entry of the codebook alike, at each place."""
+        return torch.randint(len(self.quantiser.codebook), codes.shape, generator=noise).to(codes.device)
+
     def start(self, x: Float[Tensor, "B 1 28 28"], noise: torch.Generator) -> None:
         """The codebook starts from encoder vectors of training images."""
         with torch.no_grad():
