@@ -13,6 +13,9 @@ from randomz.checkpoint import save_tensors
 from randomz.fingerprint import md5
 from randomz.models import load_kind
 from randomz.params import load_params
+from randomz.priors import build_priors, priors_state
+from randomz.seeding import generator
+from randomz.snapshots import Snapshots
 
 SEEDS = (0, 1)
 EPOCHS = 3
@@ -63,7 +66,7 @@ def finish(root: Path) -> None:
 def write_params(root: Path, **changed) -> None:
     yaml = YAML(typ="safe", pure=True)
     values = yaml.load((Path(__file__).parent.parent / "params.yaml").read_text())
-    values |= {"seeds": list(SEEDS), "network": {"width": 8, "depth": 1}, **changed}
+    values |= {"seeds": list(SEEDS), "network": {"width": 8, "encoder_depth": 1, "decoder_depth": 1}, **changed}
     values["train"]["epochs"] = 20
     root.mkdir(parents=True, exist_ok=True)
     with (root / "params.yaml").open("w") as file:
@@ -78,13 +81,23 @@ def write_tensors(root: Path, name: str) -> None:
             torch.manual_seed(seed)
             model = load_kind(params.models[name].kind).build(params.models[name], params.network)
         save_tensors(root / f"artifacts/{name}/weights/seed-{seed}.safetensors", model.state_dict())
-        save_tensors(root / f"artifacts/{name}/priors/seed-{seed}.safetensors", {"p": torch.full((3,), seed)})
+        priors = priors_state(build_priors(params, name, model, seed))
+        save_tensors(root / f"artifacts/{name}/priors/seed-{seed}.safetensors", priors)
+        write_snapshots(root, name, seed, model)
         counts = {"originals": (20,), "reconstructions": (20,), "interpolation": (6, 11)}
         counts |= {f"samples.{sampler}": (100,) for sampler in SAMPLERS[MODELS[name]["kind"]]}
         shapes = {key: (*count, 28, 28) for key, count in counts.items()}
         path = root / f"artifacts/{name}/pictures/seed-{seed}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: speckle(random, shape) for key, shape in shapes.items()}, path)
+
+
+def write_snapshots(root: Path, name: str, seed: int, model) -> None:
+    images = torch.randint(256, (30, 28, 28), generator=generator("mirrored"), dtype=torch.uint8)
+    snapshots = Snapshots(root / f"scratch/{name}-{seed}", EPOCHS)
+    for epoch in range(1, EPOCHS + 1):
+        snapshots.take(model, images, epoch)
+    save_tensors(root / f"artifacts/{name}/snapshots/seed-{seed}.safetensors", snapshots.collect(images))
 
 
 def speckle(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -156,7 +169,7 @@ def write_lock(root: Path, names: list[str]) -> None:
                     "train.epochs": values["train"]["epochs"],
                 }
             },
-            "outs": outs(root, f"{artifacts}/weights", f"{reports}/history.csv"),
+            "outs": outs(root, f"{artifacts}/weights", f"{artifacts}/snapshots", f"{reports}/history.csv"),
         }
         stages[f"prior@{name}"] = {"outs": outs(root, f"{artifacts}/priors", f"{reports}/prior.csv")}
         stages[f"evaluate@{name}"] = {"outs": outs(root, f"{artifacts}/pictures", f"{reports}/metrics.json")}

@@ -1,7 +1,9 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from randomz.faults import Held, find_faults
 from randomz.records import Record
@@ -24,6 +26,7 @@ HELD = Held(
     datasets=["d"],
     artifacts={},
     models=0,
+    steps={},
 )
 
 
@@ -51,8 +54,20 @@ def test_a_run_that_holds_its_record_has_no_faults():
             ["curve train_total has 2 of 2 points right, and 1 others"],
         ),
         ({"datasets": ["d", "d"]}, ["dataset digests are ['d', 'd']; dvc.lock says ['d']"]),
+        ({"metrics": dict(HELD.metrics) | {"system/cpu_utilization_percentage": 50.0}}, []),
         ({"models": 1}, ["models that can be loaded: 1; 0 is right"]),
     ],
 )
 def test_a_fault_is_one_line(change, faults):
     assert find_faults(replace(HELD, **change), RECORD) == faults
+
+
+@pytest.mark.parametrize("steps", [{}, {"samples": [1, 4]}, {"samples": [1, 2, 2, 4]}, {"reconstructions": [1, 2, 4]}])
+def test_pictures_of_other_epochs_are_a_fault(tmp_path, steps):
+    snapshots = tmp_path / "seed-0.safetensors"
+    save_file({"epochs": np.array([1, 2, 4])}, snapshots)
+    record = replace(RECORD, snapshots=snapshots)
+    right = {"reconstructions": [1, 2, 4], "samples": [4, 1, 2]}
+    assert find_faults(replace(HELD, steps=right), record) == []
+    faults = find_faults(replace(HELD, steps=right | {"samples": []} | steps), record)
+    assert faults == [f"picture samples has epochs {steps.get('samples', [])}; the file has [1, 2, 4]"]

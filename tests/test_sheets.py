@@ -2,7 +2,7 @@ import numpy as np
 from matplotlib.image import imread
 from safetensors.numpy import save_file
 
-from randomz.sheets import GAP, SCALE, draw_sheets, interleave, sheet, sheet_names
+from randomz.sheets import GAP, SCALE, draw_sheets, draw_steps, interleave, sheet, sheet_names, sheet_steps
 
 
 def images(*values):
@@ -56,3 +56,19 @@ def test_every_sampler_has_its_sheet(tmp_path):
     assert centre(read["reconstructions.png"], 1, 1) == 21
     # One row a pair, one column a step.
     assert centre(read["interpolation.png"], 1, 2) == 102
+
+
+def test_snapshots_give_two_sheets_an_epoch(tmp_path):
+    path = tmp_path / "seed-0.safetensors"
+    tensors = {
+        "originals": images(10, 20),
+        "epochs": np.array([1, 3]),
+        "reconstructions": np.stack([images(11, 21), images(13, 23)]),
+        "samples": np.stack([images(5), images(6)]),
+    }
+    save_file(tensors, path)
+    assert sheet_steps(path) == {"reconstructions": [1, 3], "samples": [1, 3]}
+    drawn = {(name, epoch): grid for name, epoch, grid in draw_steps(path)}
+    assert set(drawn) == {(name, epoch) for name in ("reconstructions", "samples") for epoch in (1, 3)}
+    assert [centre(drawn["reconstructions", 3], row, 1) for row in (0, 1)] == [20, 23]
+    assert [centre(drawn["samples", epoch], 0, 0) for epoch in (1, 3)] == [5, 6]

@@ -26,8 +26,11 @@ from randomz.live import LiveRuns
 from randomz.lock import read_lock
 from randomz.models import load_kind
 from randomz.params import load_params
+from randomz.priors import build_priors
 from randomz.processes import token
 from randomz.records import read_records
+from randomz.seeding import generator
+from randomz.trained import load_model
 
 # How MLflow uses SQLAlchemy, and that it leaves closing to the end of the process, is not ours.
 pytestmark = [
@@ -39,6 +42,7 @@ ROOT = Path(__file__).parent.parent
 NAMES = ["vae-seed-0", "vae-seed-1", "report"]  # of a workspace
 ALL_NAMES = [*NAMES, "vq-small-seed-0", "vq-small-seed-1"]  # of the shared one
 EXPERIMENT = "randomz"
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="session")
@@ -201,6 +205,10 @@ def test_tags_say_what_the_run_follows_from():
     assert (tags["randomz.model"], tags["randomz.kind"], tags["randomz.seed"]) == ("vae", "vae", "1")
     assert tags["randomz.dvc.train"] == lock.stage("train@vae").md5()
     assert tags["randomz.dvc.yardstick"] == lock.stage("yardstick").md5()
+    outputs = [entry for name in ("train", "prior", "evaluate") for entry in lock.stage(f"{name}@vae").outs]
+    names = ["weights", "snapshots", "history.csv", "priors", "prior.csv", "pictures", "metrics.json"]
+    assert [entry.path.name for entry in outputs] == names
+    assert [tags[f"randomz.md5.{entry.path.name}"] for entry in outputs] == [entry.md5 for entry in outputs]
     assert tags["randomz.git_dirty"] == "unknown"
     fingerprints = {run.data.tags["randomz.fingerprint"] for run in all_runs()}
     assert len(fingerprints) == len(ALL_NAMES)
@@ -221,6 +229,19 @@ def test_weights_priors_and_pictures_are_artifacts(published):
     pictures = {path.name: imread(path).shape[:2] for path in (folder / "pictures").iterdir()}
     samples = dict.fromkeys((f"samples-{name}.png" for name in mirrored.SAMPLERS["vqvae"]), (604, 604))
     assert pictures == {"reconstructions.png": (244, 604), "interpolation.png": (364, 664), **samples}
+
+
+def test_pictures_by_epoch_have_steps(published):
+    run = current("vae-seed-1")
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    snapshots = load_file(published / "artifacts/vae/snapshots/seed-1.safetensors")
+    found = {}
+    for path in (artifacts(run) / "images").glob("*.png"):
+        name, epoch = re.fullmatch(r"(\w+)\+step\+(\d+)\+timestamp\+.*", path.name).groups()
+        found[name, int(epoch)] = np.rint(imread(path) * 255)
+    assert set(found) == {(name, epoch) for name in ("reconstructions", "samples") for epoch in (1, 2, 3)}
+    first = found["samples", 2][4:60:2, 4:60:2]
+    np.testing.assert_array_equal(first, snapshots["samples"][1, 0])
 
 
 def test_the_report_run_holds_the_report_and_its_headlines(published):
@@ -258,6 +279,52 @@ def test_the_model_that_mlflow_loads_is_the_trained_one(name):
     assert loaded.input_example.shape == (4, 28, 28)
     with pytest.raises(mlflow.MlflowException, match="shape"):
         loaded.predict(images[:, :20])
+
+
+LOADED_ALONE = """
+import sys
+import mlflow
+import numpy as np
+model = mlflow.pyfunc.load_model(sys.argv[1])
+asked = {"sampler": sys.argv[2], "seed": 3}
+first, same = (model.predict(np.zeros((5, 28, 28), np.float32), asked) for _ in range(2))
+assert np.array_equal(first, same)
+np.save(sys.argv[3], first)
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["vae-seed-1", "vq-small-seed-0"])
+@pytest.mark.usefixtures("published")
+def test_the_model_that_mlflow_loads_samples_from_its_priors(name):
+    (output,) = current(name).outputs.model_outputs
+    loaded = mlflow.pyfunc.load_model(client().get_logged_model(output.model_id).artifact_location)
+    params = load_params()
+    model_name, seed = current(name).data.params["model"], current(name).data.params["seed"]
+    model = load_model(params, model_name, Path(f"artifacts/{model_name}/weights/seed-{seed}.safetensors"), CPU)
+    nothing = np.zeros((5, 28, 28), np.float32)
+    for sampler, prior in build_priors(params, model_name, model, int(seed)).items():
+        drawn = loaded.predict(nothing, {"sampler": sampler, "seed": 3})
+        assert drawn.shape == (5, 28, 28)
+        assert not np.array_equal(drawn, loaded.predict(nothing, {"sampler": sampler, "seed": 4}))
+        if sampler in {"standard_normal", "uniform"}:
+            codes = prior.sample(5, generator("packaged sample", 3))
+            with torch.no_grad():
+                np.testing.assert_array_equal(drawn, model.decode(codes)[:, 0].numpy())
+    with pytest.raises(ValueError, match="sampler is 'guess'; accepted: "):
+        loaded.predict(nothing, {"sampler": "guess"})
+
+
+@pytest.mark.slow
+def test_a_bare_script_loads_the_model_without_the_repository(published, tmp_path):
+    (output,) = current("vae-seed-1").outputs.model_outputs
+    location = client().get_logged_model(output.model_id).artifact_location
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", LOADED_ALONE, location, "gaussian", str(tmp_path / "samples.npy")]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    samples = np.load(tmp_path / "samples.npy")
+    assert ((samples > 0) & (samples < 1)).all()
+    assert (published / "mlflow.db").exists()
 
 
 # Publishing again -------------------------------------------------------------------------------------------------
@@ -360,8 +427,12 @@ def test_a_deleted_experiment_is_restored():
 @pytest.mark.parametrize("step", ["log_batch", "create_logged_model", "set_tag"])
 @pytest.mark.usefixtures("workspace")
 def test_an_interrupted_publish_is_repaired_by_the_next(monkeypatch, step):
-    def interrupt(*_args, **_kwargs):
-        raise KeyboardInterrupt
+    done = getattr(mlflow.MlflowClient, step)
+
+    def interrupt(self, run_id, key="randomz.status", *args, **kwargs):
+        if key == "randomz.status" or step != "set_tag":  # pictures set a tag too
+            raise KeyboardInterrupt
+        return done(self, run_id, key, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, step, interrupt)
@@ -438,6 +509,11 @@ def delete_picture(run):
     (artifacts(run) / "pictures/samples-gmm.png").unlink()
 
 
+def delete_epoch(run):
+    (path,) = (artifacts(run) / "images").glob("samples+step+2+*.png")
+    path.unlink()
+
+
 def truncate_weights(run):
     (artifacts(run) / "weights/seed-1.safetensors").write_bytes(b"short")
 
@@ -477,6 +553,7 @@ CONTENT = [
     ),
     (change_tag, "tag dvc.prior is another; the files say "),
     (delete_picture, "artifact pictures/samples-gmm.png is missing"),
+    (delete_epoch, "picture samples has epochs [1, 3]; the file has [1, 2, 3]"),
     (truncate_weights, "artifact weights/seed-1.safetensors has 5 bytes; the file has "),
     (delete_model, "models that can be loaded: 0; 1 is right"),
     (from_table("DELETE FROM inputs WHERE destination_id = :run"), "dataset digests are []; dvc.lock says "),
@@ -605,10 +682,41 @@ def test_live_runs_hold_what_was_logged_and_give_way_to_the_published_ones():
         seed = int(run.data.tags["randomz.seed"])
         points = client().get_metric_history(run.info.run_id, "train_total")
         assert [(p.step, p.value) for p in points] == [(row["epoch"], row["train_total"]) for row in rows(seed)]
-        assert set(run.data.metrics) == {"train_total"}
-    publish()
+        publish()
     assert check() == []
     assert statuses("vae-seed-0") == [("current", "FINISHED"), ("superseded", "FINISHED")]
+
+
+def history_of(seed):
+    with Path("reports/vae/history.csv").open() as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [row for row in rows if row["seed"] == seed]
+
+
+def system(run):
+    return {name: value for name, value in run.data.metrics.items() if name.startswith("system/")}
+
+
+@pytest.mark.usefixtures("workspace")
+def test_what_the_machine_did_goes_from_the_live_run_to_the_published_one_of_that_training():
+    with LiveRuns(EXPERIMENT, "vae", "vae", (0, 1)) as live:
+        for row in history_of(0):
+            live.log(0, row)
+        for row in rows(1):  # another training: its losses are not those of the files
+            live.log(1, row | {"train_total": 7.0})
+    (before,) = [run for run in all_runs() if run.data.tags["randomz.seed"] == "0"]
+    names = {"cpu_utilization_percentage", "system_memory_usage_megabytes", "system_memory_usage_percentage"}
+    assert {name.removeprefix("system/") for name in system(before)} >= names
+    assert 0 <= before.data.metrics["system/cpu_utilization_percentage"] <= 100
+    publish()
+    assert system(current("vae-seed-0")) == system(before)
+    assert system(current("vae-seed-1")) == {}
+    # It stays with the training when only the evaluation is another.
+    mirrored.write_metrics(Path(), "vae", shift=0.5)
+    mirrored.finish(Path())
+    assert publish() == 3
+    assert system(current("vae-seed-0")) == system(before)
+    assert check() == []
 
 
 @pytest.mark.usefixtures("workspace")

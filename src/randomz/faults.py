@@ -7,6 +7,8 @@ from typing import Any
 
 from randomz.records import Record
 
+SYSTEM = "system/"  # before the names of metrics that say what the machine did, which no file holds
+
 
 @dataclass(frozen=True)
 class Held:
@@ -20,6 +22,7 @@ class Held:
     datasets: Sequence[str]  # digests
     artifacts: Mapping[str, int]  # path -> bytes
     models: int  # that can be loaded
+    steps: Mapping[str, Sequence[int]]  # epochs of each picture that has some
 
 
 def find_faults(held: Held, record: Record) -> list[str]:
@@ -29,7 +32,9 @@ def find_faults(held: Held, record: Record) -> list[str]:
         return [f"stale: its fingerprint is {found}, dvc.lock gives {wanted}"]
     if not held.finished:
         return ["unfinished: its status is not FINISHED"]
-    scalars = {name: value for name, value in held.metrics.items() if name not in record.curves}
+    scalars = {
+        name: value for name, value in held.metrics.items() if name not in record.curves and not name.startswith(SYSTEM)
+    }
     tags = {name: value for name, value in held.tags.items() if name in record.tags}
     return [
         *_mapping("tag", tags, record.tags),
@@ -67,6 +72,10 @@ def _artifacts(held: Held, record: Record) -> Iterator[str]:
             yield f"artifact {path} is missing"
         elif path in sizes and held.artifacts[path] != sizes[path]:
             yield f"artifact {path} has {held.artifacts[path]} bytes; the file has {sizes[path]}"
+    for name, steps in record.steps.items():
+        found = sorted(held.steps.get(name, ()))
+        if found != steps:
+            yield f"picture {name} has epochs {found}; the file has {steps}"
 
 
 def _inputs_and_outputs(held: Held, record: Record) -> Iterator[str]:

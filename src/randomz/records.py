@@ -14,7 +14,7 @@ from typing import Any
 from randomz.fingerprint import fingerprint
 from randomz.lock import Lock, Stage, differences
 from randomz.params import Params
-from randomz.sheets import sheet_names
+from randomz.sheets import sheet_names, sheet_steps
 
 REPORT = "report"
 DATASET = Path("data/train.safetensors")
@@ -26,10 +26,11 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class Package:
-    """What the model that a run offers is made of. `config` holds the sections `model` and `network`."""
+    """What the model that a run offers is made of. `config` holds its name as `model`, and `params`."""
 
     config: Mapping[str, Any]
     weights: Path
+    priors: Path
     pictures: Path
 
 
@@ -45,11 +46,17 @@ class Record:
     curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     dataset: str | None = None  # md5 of the training images
     package: Package | None = None
+    snapshots: Path | None = None  # pictures by epoch
 
     @property
     def drawn(self) -> list[str]:
         """Paths of the artifacts that are drawn when the run is published."""
         return [f"pictures/{name}" for name in sheet_names(self.package.pictures)] if self.package else []
+
+    @property
+    def steps(self) -> dict[str, list[int]]:
+        """The epochs of each picture that has some."""
+        return sheet_steps(self.snapshots) if self.snapshots else {}
 
 
 def run_name(model: str, seed: int) -> str:
@@ -77,9 +84,12 @@ def _stages(lock: Lock, model: str) -> dict[str, Stage]:
 def _run(lock: Lock, params: Params, model: str, seed: int, stages: Mapping[str, Stage]) -> Record:
     kind = params.models[model].kind
     yardstick = lock.stage("yardstick")
-    weights, priors, pictures = (
-        Path(f"artifacts/{model}/{folder}/seed-{seed}.safetensors") for folder in ("weights", "priors", "pictures")
+    weights, priors, pictures, snapshots = (
+        Path(f"artifacts/{model}/{folder}/seed-{seed}.safetensors")
+        for folder in ("weights", "priors", "pictures", "snapshots")
     )
+    # A training of before there were pictures by epoch has none.
+    pictured = any(entry.path == snapshots.parent for entry in stages["train"].outs)
     identity = {
         "stages": {name: stage.identity() for name, stage in stages.items()},
         "yardstick": yardstick.identity()["outs"],
@@ -94,13 +104,15 @@ def _run(lock: Lock, params: Params, model: str, seed: int, stages: Mapping[str,
             "fingerprint": fingerprint(identity),
             **{f"dvc.{name}": stage.md5() for name, stage in stages.items()},
             "dvc.yardstick": yardstick.md5(),
+            **{f"md5.{entry.path.name}": entry.md5 for stage in stages.values() for entry in stage.outs},
         },
         params=_params(params, model, seed),
         metrics=_metrics(Path(f"reports/{model}/metrics.json"), params.seeds.index(seed), len(params.seeds)),
         curves=_curves(model, seed),
         files={"weights/" + weights.name: weights, "priors/" + priors.name: priors},
         dataset=lock.stage("prepare").out(DATASET).md5,
-        package=Package(_config(params, model), weights, pictures),
+        package=Package(_config(params, model), weights, priors, pictures),
+        snapshots=snapshots if pictured else None,
     )
 
 
@@ -130,14 +142,16 @@ def _report_files(stage: Stage) -> Iterator[tuple[str, Path]]:
 
 
 def _config(params: Params, model: str) -> dict[str, Any]:
-    entry = params.models[model].model_dump(mode="json", exclude_none=True)
-    return {"model": entry, "network": params.network.model_dump(mode="json")}
+    """All params, but of one model alone."""
+    own = params.model_copy(update={"models": {model: params.models[model]}})
+    return {"model": model, "params": own.model_dump(mode="json", exclude_none=True)}
 
 
 def _params(params: Params, model: str, seed: int) -> dict[str, str]:
     prior = getattr(params.prior, params.models[model].kind)
     sections = {
-        **_config(params, model),
+        "model": params.models[model].model_dump(mode="json", exclude_none=True),
+        "network": params.network.model_dump(mode="json"),
         "train": params.train.model_dump(mode="json"),
         "prior": prior.model_dump(mode="json"),
     }

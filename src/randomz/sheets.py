@@ -1,5 +1,6 @@
 """Contact sheets: many small images side by side in one PNG, made without torch so that publishing starts fast."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,34 @@ def draw_sheets(path: Path, folder: Path) -> list[Path]:
 
 def _sheet(name: str, pictures: dict[str, np.ndarray]) -> UInt8[np.ndarray, "H W"]:
     if name == "reconstructions.png":
-        columns = min(COLUMNS, len(pictures["originals"]))
-        return sheet(interleave(pictures["originals"], pictures["reconstructions"], columns), columns)
+        return _reconstructions(pictures["originals"], pictures["reconstructions"])
     if name == "interpolation.png":
         steps = pictures["interpolation"].shape[1]
         return sheet(pictures["interpolation"].reshape(-1, 28, 28), steps)
     return sheet(pictures[SAMPLES + name.removeprefix("samples-").removesuffix(".png")], COLUMNS)
+
+
+def sheet_steps(path: Path) -> dict[str, list[int]]:
+    """The epochs of each sheet that a file of snapshots gives."""
+    with safe_open(path, "np") as file:
+        epochs = [int(epoch) for epoch in file.get_tensor("epochs")]
+    return {"reconstructions": epochs, "samples": epochs}
+
+
+def draw_steps(path: Path) -> Iterator[tuple[str, int, UInt8[np.ndarray, "H W"]]]:
+    """The sheets of a file of snapshots (an output of the stage train), each with its name and epoch."""
+    pictures = load_file(path)
+    originals = pictures["originals"]
+    for index, epoch in enumerate(pictures["epochs"]):
+        yield "reconstructions", int(epoch), _reconstructions(originals, pictures["reconstructions"][index])
+        yield "samples", int(epoch), sheet(pictures["samples"][index], COLUMNS)
+
+
+def _reconstructions(
+    originals: UInt8[np.ndarray, "N 28 28"], reconstructions: UInt8[np.ndarray, "N 28 28"]
+) -> UInt8[np.ndarray, "H W"]:
+    columns = min(COLUMNS, len(originals))
+    return sheet(interleave(originals, reconstructions, columns), columns)
 
 
 def _write(path: Path, grey: UInt8[np.ndarray, "H W"]) -> Path:

@@ -15,17 +15,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from randomz import packaging
-from randomz.faults import Held, find_faults
+from randomz.faults import SYSTEM, Held, find_faults
 from randomz.processes import is_alive, token
 from randomz.records import DATASET, Package, Record, run_name
-from randomz.sheets import draw_sheets
+from randomz.sheets import draw_sheets, draw_steps
 
 # Read when mlflow is imported: no chatter, no call home, no `uv export` for the requirements of a model, and a server
 # that is not there is given up after seconds rather than minutes.
@@ -47,6 +49,8 @@ BATCH = 1000  # metrics that one request may hold
 PAGE = 1000  # runs that one request is asked for
 EXAMPLES = 4  # images in a model's input example
 FOREIGN_PATIENCE = 24 * 3600  # seconds after which a run that another machine left running counts as dead
+WATCHED = 10.0  # seconds between two looks at what the machine does
+STEPPED = re.compile(r"images/(.+)[+%]step[+%](\d+)[+%]timestamp[+%].*\.png")  # MLflow's name of a picture with a step
 MODEL = "model"
 
 
@@ -250,6 +254,11 @@ def _held(mirror: Mirror, run: Run, record: Record) -> Held:
     folders = {Path(path).parent.as_posix() for path in [*record.files, *record.drawn]}
     listings = [client.list_artifacts(run_id, None if folder == "." else folder) for folder in folders]
     models = [output.model_id for output in (run.outputs.model_outputs if run.outputs else ())]
+    stepped = client.list_artifacts(run_id, "images") if record.snapshots else []
+    steps: dict[str, list[int]] = {}
+    for found in (STEPPED.fullmatch(entry.path) for entry in stepped):
+        if found:
+            steps.setdefault(found[1], []).append(int(found[2]))
     return Held(
         finished=run.info.status == "FINISHED",
         tags={key.removeprefix(OURS): value for key, value in run.data.tags.items()},
@@ -259,6 +268,7 @@ def _held(mirror: Mirror, run: Run, record: Record) -> Held:
         datasets=[entry.dataset.digest for entry in (run.inputs.dataset_inputs if run.inputs else ())],
         artifacts={entry.path: entry.file_size or 0 for listing in listings for entry in listing if not entry.is_dir},
         models=sum("MLmodel" in {e.path for e in client.list_logged_model_artifacts(model)} for model in models),
+        steps=steps,
     )
 
 
@@ -266,14 +276,29 @@ def _publish_one(mirror: Mirror, runs: Iterable[Run], record: Record, say: Calla
     """Make the record's run right and the only current one; returns whether a new one was needed."""
     current = _current(mirror, runs, record)
     right = next((run.info.run_id for run in current if not find_faults(_held(mirror, run, record), record)), None)
-    kept = right or _write(mirror, record)
+    kept = right or _write(mirror, record, _machine(mirror, runs, record))
     _supersede(mirror, [run for run in current if run.info.run_id != kept])
     if right is None:
         say(f"{record.name}: run {kept}")
     return right is None
 
 
-def _write(mirror: Mirror, record: Record) -> str:
+def _machine(mirror: Mirror, runs: Iterable[Run], record: Record) -> list[Metric]:
+    """What the machine did during the very training of a record, if a run that shows its losses says so."""
+    for run in runs:
+        shown = {name: value for name, value in run.data.metrics.items() if name in record.curves}
+        if run.data.tags.get(RUN) == record.name and shown == {name: _last(record.curves[name]) for name in shown}:
+            names = [name for name in run.data.metrics if name.startswith(SYSTEM)]
+            if shown and names:
+                return [point for name in names for point in mirror.client.get_metric_history(run.info.run_id, name)]
+    return []
+
+
+def _last(curve: Mapping[int, float]) -> float:
+    return curve[max(curve)]
+
+
+def _write(mirror: Mirror, record: Record, machine: list[Metric]) -> str:
     """One new run with all that its record asks for; it becomes current in the last step."""
     client, now = mirror.client, _now()
     tags = {STATUS: PENDING, RUN: record.name, PROCESS: token(), **_tags(record), **_git_tags()}
@@ -281,6 +306,7 @@ def _write(mirror: Mirror, record: Record) -> str:
     client.log_batch(run_id, params=[Param(key, value) for key, value in record.params.items()])
     points = [Metric(name, value, now, 0) for name, value in record.metrics.items()]
     points += [Metric(name, value, now, step) for name, curve in record.curves.items() for step, value in curve.items()]
+    points += machine
     for start in range(0, len(points), BATCH):
         client.log_batch(run_id, metrics=points[start : start + BATCH])
     for path, file in record.files.items():
@@ -289,6 +315,9 @@ def _write(mirror: Mirror, record: Record) -> str:
     if record.dataset:
         dataset = Dataset("mnist-train", record.dataset, "local", json.dumps({"uri": DATASET.as_posix()}))
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    if record.snapshots:
+        for name, epoch, drawn in draw_steps(record.snapshots):
+            client.log_image(run_id, drawn, key=name, step=epoch, timestamp=now, synchronous=True)
     if record.package:
         with tempfile.TemporaryDirectory() as scratch:
             draw_sheets(record.package.pictures, Path(scratch) / "pictures")
@@ -303,13 +332,14 @@ def _log_model(mirror: Mirror, run_id: str, record: Record, package: Package, sc
     import numpy as np  # noqa: PLC0415
     from mlflow import pyfunc  # noqa: PLC0415
     from mlflow.models import Model, ModelSignature  # noqa: PLC0415
-    from mlflow.types import Schema, TensorSpec  # noqa: PLC0415
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec  # noqa: PLC0415
     from safetensors.numpy import load_file  # noqa: PLC0415
 
     client, tags = mirror.client, {**_tags(record), STATUS: mirror.place.status}
     logged = client.create_logged_model(mirror.experiment_id, MODEL, run_id, tags, dict(record.params))
-    packaging.package(scratch / "data", package.config, package.weights)
+    packaging.package(scratch / "data", package.config, package.weights, package.priors)
     images = Schema([TensorSpec(np.dtype("float32"), (-1, 28, 28))])
+    asked = ParamSchema([ParamSpec("sampler", "string", ""), ParamSpec("seed", "long", 0)])
     described = Model(
         artifact_path=logged.artifact_location, run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id
     )
@@ -319,7 +349,7 @@ def _log_model(mirror: Mirror, run_id: str, record: Record, package: Package, sc
         data_path=str(scratch / "data"),
         code_paths=[str(Path(packaging.__file__).parent)],
         pip_requirements=packaging.requirements(),
-        signature=ModelSignature(images, images),
+        signature=ModelSignature(images, images, asked),
         input_example=load_file(package.pictures)["originals"][:EXAMPLES].astype(np.float32) / 255,
         mlflow_model=described,
     )
@@ -359,14 +389,62 @@ def serve(lines: Iterable[str]) -> None:
     _supersede(mirror, _given_up(mirror, {run_name(first["model"], seed) for seed in first["seeds"]}))
     runs = {seed: _start_live(mirror, first["model"], first["kind"], seed) for seed in first["seeds"]}
     status = "KILLED"
-    for message in messages:
-        if "status" in message:
-            status = message["status"]
-            break
-        metrics = [Metric(key, value, message["time"], message["step"]) for key, value in message["metrics"].items()]
-        mirror.client.log_batch(runs[message["seed"]], metrics=metrics)
+    with _watching(mirror.client, runs.values()):
+        for message in messages:
+            if "status" in message:
+                status = message["status"]
+                break
+            when, step = message["time"], message["step"]
+            metrics = [Metric(key, value, when, step) for key, value in message["metrics"].items()]
+            mirror.client.log_batch(runs[message["seed"]], metrics=metrics)
     for run_id in runs.values():
         mirror.client.set_terminated(run_id, status)
+
+
+@contextmanager
+def _watching(client: MlflowClient, run_ids: Collection[str]) -> Iterator[None]:
+    """Log meanwhile what the machine does, with MLflow's monitors, to all of these runs."""
+    ended, monitors = threading.Event(), _monitors()
+
+    def watch() -> None:
+        step = 0
+        while not ended.is_set():
+            ended.wait(WATCHED)
+            values = {SYSTEM + name: value for monitor in monitors for name, value in _seen(monitor).items()}
+            metrics = [Metric(name, value, _now(), step) for name, value in values.items()]
+            # What goes wrong here goes wrong in the runs' own metrics too, and is told there.
+            with suppress(MlflowException):
+                for run_id in run_ids:
+                    client.log_batch(run_id, metrics=metrics)
+            step += 1
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _monitors() -> list[Any]:
+    """MLflow's monitors of processors and memory, and of GPUs where there are some."""
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor  # noqa: PLC0415
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor  # noqa: PLC0415
+
+    monitors: list[Any] = [CPUMonitor()]  # type: ignore[no-untyped-call]
+    with suppress(ImportError, RuntimeError):
+        monitors.append(GPUMonitor())  # type: ignore[no-untyped-call]
+    for monitor in monitors:
+        _seen(monitor)  # a share of time begins with the first look
+    return monitors
+
+
+def _seen(monitor: Any) -> dict[str, float]:  # noqa: ANN401 (mlflow has no types for it)
+    monitor.clear_metrics()
+    monitor.collect_metrics()
+    values: dict[str, float] = monitor.aggregate_metrics()
+    return values
 
 
 def _given_up(mirror: Mirror, names: set[str]) -> list[Run]:
