@@ -1,17 +1,21 @@
 """Fit one model for one seed. It knows no model by name, no stage and no tracking."""
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch._dynamo  # an optimiser imports it: here once, not two seconds in every seed's process
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from randomz.batches import Split, binarised, epoch_order, in_chunks, pixels
 from randomz.finite import check_finite, check_steps
+from randomz.graphs import Run, runner
 from randomz.models.base import LatentModel, Loss
+from randomz.noise import Noise
 from randomz.params import TrainConfig
 from randomz.resume import Checkpoints, restore, training_state
 from randomz.schedule import triangle
@@ -24,6 +28,8 @@ Row = dict[str, float]
 Say = Callable[[Row], None]
 Draw = Callable[[Tensor, torch.Generator], Tensor]
 
+_building = threading.Lock()  # initial weights come from the one global generator that all threads share
+
 
 @dataclass(frozen=True)
 class Data:
@@ -35,7 +41,7 @@ class Data:
 
 def build_seeded(build: Callable[[], LatentModel], seed: int) -> LatentModel:
     """A model whose initial weights are a function of the seed alone."""
-    with torch.random.fork_rng(devices=[]):
+    with _building, torch.random.fork_rng(devices=[]):
         torch.manual_seed(integer("init", seed))
         return build()
 
@@ -57,13 +63,16 @@ def fit(
     the rows before come again first.
     Raises NonFiniteLossError that names epoch and step; the checkpoint of the epoch before stays.
     """
+    device = data.train.images.device
     optimiser = torch.optim.AdamW(
         model.parameters(),
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         betas=(0.9, 0.99),
         fused=True,
+        capturable=device.type == "cuda",
     )
+    run = runner(partial(train_step, model, loss, optimiser), device)
     # Binarisation has streams of its own: without it, all others are what they were.
     drawn = binarised if config.binarise else _grey
     watched = replace(data.validation, images=drawn(data.validation.images, generator("binarise validation")))
@@ -76,50 +85,50 @@ def fit(
     rows: list[Row] = saved.rows if saved else []
     yield from list(rows)
     for epoch in range(len(rows) + 1, config.epochs + 1):
-        train = _train_epoch(model, loss, optimiser, data.train, drawn, config, seed, epoch)
+        model.train()
+        train = _train_epoch(run, data.train, drawn, config, seed, epoch)
         held_out = mean_terms(model, loss, watched, seed)
         validation = {f"validation_{name}": value for name, value in held_out.items()}
         check_finite(validation, f"after epoch {epoch}")
-        rate = optimiser.param_groups[0]["lr"]
-        rows.append({"seed": seed, "epoch": epoch, "learning_rate": rate, **train, **validation, **model.diagnostics()})
+        rows.append({"seed": seed, "epoch": epoch, **train, **validation, **model.diagnostics()})
         if checkpoints:
             checkpoints.save(training_state(model, optimiser), rows)
         yield rows[-1]
 
 
-def _train_epoch(
+def train_step(
     model: LatentModel,
     loss: LossFunction,
     optimiser: torch.optim.Optimizer,
-    train: Split,
-    drawn: Draw,
-    config: TrainConfig,
-    seed: int,
-    epoch: int,
-) -> dict[str, float]:
-    """One pass over the images; the mean of each loss term over its steps, as `train_<term>`."""
+    images: UInt8[Tensor, "B 28 28"],
+    rate: float | Float[Tensor, ""],
+    noise: Noise,
+) -> dict[str, Float[Tensor, ""]]:
+    """One step; the mean of each loss term over the batch. A CUDA graph can hold it: it asks for no tensor's value."""
+    x = pixels(images)
+    output = model(x, noise)
+    terms = loss(model, output, x)
+    optimiser.zero_grad()
+    terms.total.mean().backward()
+    optimiser.param_groups[0]["lr"] = rate
+    optimiser.step()
+    model.after_step(output, noise)
+    return {name: term.detach().mean() for name, term in terms.terms().items()}
+
+
+def _train_epoch(run: Run, train: Split, drawn: Draw, config: TrainConfig, seed: int, epoch: int) -> dict[str, float]:
+    """One pass over the images; the last learning rate, and the mean of each loss term over the steps."""
     order = epoch_order(len(train), config.batch_size, seed, epoch - 1).to(train.images.device)
-    model.train()
-    history: dict[str, list[Tensor]] = {}
-    for index, batch in enumerate(order):
-        step = (epoch - 1) * len(order) + index
-        optimiser.param_groups[0]["lr"] = triangle(
-            step, config.epochs * len(order), config.learning_rate, config.warmup
-        )
-        noise = generator("noise", seed, step)
-        x = pixels(drawn(train.images[batch], generator("binarise", seed, step)))
-        output = model(x, noise)
-        terms = loss(model, output, x)
-        optimiser.zero_grad()
-        terms.total.mean().backward()
-        optimiser.step()
-        model.after_step(output, noise)
-        for name, term in terms.terms().items():
-            history.setdefault(f"train_{name}", []).append(term.detach().mean())
+    steps = range((epoch - 1) * len(order), epoch * len(order))
+    rates = [triangle(step, config.epochs * len(order), config.learning_rate, config.warmup) for step in steps]
+    inputs = (
+        (drawn(train.images[batch], generator("binarise", seed, step)), rate, generator("noise", seed, step))
+        for step, rate, batch in zip(steps, rates, order, strict=True)
+    )
     # Read once an epoch: to look at each step would make a GPU wait for it.
-    means = {name: torch.stack(values).cpu() for name, values in history.items()}
-    check_steps(means, epoch)
-    return {name: float(values.double().mean()) for name, values in means.items()}
+    terms = {f"train_{name}": values.cpu() for name, values in run(inputs).items()}
+    check_steps(terms, epoch)
+    return {"learning_rate": rates[-1]} | {name: float(values.double().mean()) for name, values in terms.items()}
 
 
 def _grey(images: UInt8[Tensor, "*N 28 28"], noise: torch.Generator) -> UInt8[Tensor, "*N 28 28"]:  # noqa: ARG001

@@ -14,6 +14,7 @@ from torch import Tensor
 from randomz.likelihood import Likelihood
 from randomz.models.base import LatentModel, Loss
 from randomz.networks import Decoder, Encoder
+from randomz.noise import Noise
 from randomz.params import AEConfig, NetworkConfig
 
 
@@ -34,7 +35,7 @@ class AE(LatentModel):
         self.decoder = Decoder(config.dimensions, network)
         self.likelihood = Likelihood(config.likelihood, config.sigma)
 
-    def forward(self, x: Float[Tensor, "B 1 28 28"], noise: torch.Generator) -> AEOutput:  # noqa: ARG002
+    def forward(self, x: Float[Tensor, "B 1 28 28"], noise: Noise) -> AEOutput:  # noqa: ARG002
         """An AE draws nothing, so `noise` is left alone."""
         z = self.encoder(x)
         return AEOutput(z, self.decoder(z))

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from randomz.noise import Noise
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -29,7 +31,7 @@ class LatentModel(nn.Module, abc.ABC):
     """
 
     @abc.abstractmethod
-    def forward(self, x: Float[Tensor, "B 1 28 28"], noise: torch.Generator) -> Any:  # noqa: ANN401
+    def forward(self, x: Float[Tensor, "B 1 28 28"], noise: Noise) -> Any:  # noqa: ANN401
         """The output for the loss; whatever is random in it comes from `noise`."""
 
     @abc.abstractmethod
@@ -55,7 +57,7 @@ class LatentModel(nn.Module, abc.ABC):
     def start(self, x: Float[Tensor, "B 1 28 28"], noise: torch.Generator) -> None:
         """Called once with training images before the first step; for what starts from data, such as a codebook."""
 
-    def after_step(self, output: Any, noise: torch.Generator) -> None:  # noqa: ANN401
+    def after_step(self, output: Any, noise: Noise) -> None:  # noqa: ANN401
         """Called after each optimiser step with its output; for what learns without a gradient."""
 
     def diagnostics(self) -> dict[str, float]:

@@ -16,6 +16,7 @@ from randomz.gaussian import DiagonalGaussian
 from randomz.likelihood import Likelihood
 from randomz.models.base import LatentModel, Loss
 from randomz.networks import Decoder, Encoder
+from randomz.noise import Noise, draw
 from randomz.params import NetworkConfig, VAEConfig
 
 
@@ -50,7 +51,7 @@ class VAE(LatentModel):
         mu, logvar = self.encoder(x).chunk(2, dim=-1)
         return DiagonalGaussian(mu, logvar)
 
-    def forward(self, x: Float[Tensor, "B 1 28 28"], noise: torch.Generator) -> VAEOutput:
+    def forward(self, x: Float[Tensor, "B 1 28 28"], noise: Noise) -> VAEOutput:
         """One draw of z an image."""
         posterior = self.posterior(x)
         z = posterior.sample(_eps(posterior, noise))
@@ -66,8 +67,8 @@ class VAE(LatentModel):
         return self.likelihood.mean(self.decoder(codes))
 
 
-def _eps(posterior: DiagonalGaussian, noise: torch.Generator) -> Float[Tensor, "B d"]:
-    return torch.randn(posterior.mu.shape, generator=noise).to(posterior.mu.device)
+def _eps(posterior: DiagonalGaussian, noise: Noise) -> Float[Tensor, "B d"]:
+    return draw(noise, posterior.mu.device, torch.randn, posterior.mu.shape)
 
 
 def loss(model: VAE, output: VAEOutput, x: Float[Tensor, "B 1 28 28"]) -> VAELoss:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from randomz.likelihood import Likelihood
 from randomz.models.base import LatentModel, Loss
 from randomz.networks import Decoder, Encoder
+from randomz.noise import Noise, draw
 from randomz.params import NetworkConfig, VQVAEConfig
 
 KMEANS_ITERATIONS = 10
@@ -108,7 +109,7 @@ class Quantiser(nn.Module):
     @torch.no_grad()
     def start(self, z_e: Float[Tensor, "M D"], noise: torch.Generator) -> None:
         """The first codebook: encoder vectors at random, or the k-means centres that they lead to."""
-        codebook = _draw(z_e, self.config.codes, noise)
+        codebook = _some(z_e, self.config.codes, noise)
         if self.config.start == "kmeans":
             codebook = kmeans(z_e, codebook, KMEANS_ITERATIONS)
         self.codebook.copy_(codebook)
@@ -116,7 +117,7 @@ class Quantiser(nn.Module):
         self.ema_sum.copy_(codebook * self.ema_count[:, None])
 
     @torch.no_grad()
-    def update(self, z_e: Float[Tensor, "M D"], codes: Int64[Tensor, " M"], noise: torch.Generator) -> None:
+    def update(self, z_e: Float[Tensor, "M D"], codes: Int64[Tensor, " M"], noise: Noise) -> None:
         """Running means of counts and sums; then dead entries take the place of encoder vectors of this batch.
 
         Without a branch on data, so that a CUDA graph can hold it: candidates for all K are drawn every time.
@@ -127,7 +128,7 @@ class Quantiser(nn.Module):
         if self.config.codebook == "ema":
             self.codebook.copy_(self.ema_sum / self.ema_count.clamp(min=1e-6)[:, None])
         dead = (self.ema_count < self.config.restart)[:, None]
-        candidates = _draw(z_e, self.config.codes, noise)
+        candidates = _some(z_e, self.config.codes, noise)
         self.codebook.copy_(torch.where(dead, candidates, self.codebook))
         # A new entry gets the count of one that is used at its fair share, lest it be called dead again at once.
         fair = max(self.config.restart, len(z_e) / self.config.codes)
@@ -135,8 +136,8 @@ class Quantiser(nn.Module):
         self.ema_sum.copy_(torch.where(dead, candidates * fair, self.ema_sum))
 
 
-def _draw(z_e: Float[Tensor, "M D"], entries: int, noise: torch.Generator) -> Float[Tensor, "K D"]:
-    return z_e[torch.randint(len(z_e), (entries,), generator=noise).to(z_e.device)]
+def _some(z_e: Float[Tensor, "M D"], entries: int, noise: Noise) -> Float[Tensor, "K D"]:
+    return z_e[draw(noise, z_e.device, torch.randint, len(z_e), (entries,))]
 
 
 class VQVAE(LatentModel):
@@ -158,7 +159,7 @@ class VQVAE(LatentModel):
         output: Tensor = self.encoder(x)
         return output.view(-1, *self.shape)
 
-    def forward(self, x: Float[Tensor, "B 1 28 28"], noise: torch.Generator) -> VQVAEOutput:  # noqa: ARG002
+    def forward(self, x: Float[Tensor, "B 1 28 28"], noise: Noise) -> VQVAEOutput:  # noqa: ARG002
         """Quantisation is deterministic, so `noise` is left alone."""
         z_e = self.z_e(x)
         e, codes = self.quantiser(z_e)
@@ -191,7 +192,7 @@ class VQVAE(LatentModel):
         with torch.no_grad():
             self.quantiser.start(self.z_e(x).flatten(0, 2), noise)
 
-    def after_step(self, output: VQVAEOutput, noise: torch.Generator) -> None:
+    def after_step(self, output: VQVAEOutput, noise: Noise) -> None:
         """The codebook's running means and restarts."""
         self.quantiser.update(output.z_e.detach().flatten(0, 2), output.codes.flatten(), noise)
 
