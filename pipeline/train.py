@@ -10,6 +10,7 @@ from randomz.batches import load_split
 from randomz.checkpoint import save_tensors
 from randomz.devices import Done, choose_device, each_seed
 from randomz.files import empty_folder, write_csv
+from randomz.graphs import own_stream
 from randomz.live import LiveRuns
 from randomz.models import load_kind
 from randomz.params import load_params
@@ -41,11 +42,12 @@ def train(name: str) -> None:
         return Snapshots(checkpoints.within(f"seed-{seed}/snapshots").folder, params.train.epochs)
 
     def task(seed: int, say: Say) -> dict[str, Tensor]:
-        model = build_seeded(lambda: kind.build(config, params.network), seed).to(device)
-        for row in fit(model, kind.loss, data, params.train, seed, checkpoints.within(f"seed-{seed}")):
-            snapshots(seed).take(model, data.validation.images, int(row["epoch"]))
-            say(row)
-        return {key: tensor.cpu() for key, tensor in model.state_dict().items()}
+        with own_stream(device):
+            model = build_seeded(lambda: kind.build(config, params.network), seed).to(device)
+            for row in fit(model, kind.loss, data, params.train, seed, checkpoints.within(f"seed-{seed}")):
+                snapshots(seed).take(model, data.validation.images, int(row["epoch"]))
+                say(row)
+            return {key: tensor.cpu() for key, tensor in model.state_dict().items()}
 
     rows: list[Row] = []
     states: dict[int, dict[str, Tensor]] = {}
@@ -54,7 +56,7 @@ def train(name: str) -> None:
         progress(f"train {name}", total, "epoch") as bar,
         LiveRuns(params.publish.experiment, name, config.kind, params.seeds) as live,
     ):
-        for event in each_seed(task, params.seeds, device):
+        for event in each_seed(task, params.seeds, device, at_once=True):
             if isinstance(event, Done):
                 states[event.seed] = event.result
             else:

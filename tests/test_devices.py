@@ -55,8 +55,9 @@ def test_seeds_in_processes_give_what_each_gives_alone():
     assert len({result["pid"] for result in results.values()} | {os.getpid()}) == 4
 
 
-def test_seeds_on_a_gpu_follow_each_other_in_this_process_and_give_the_same():
-    said, results = gather(each_seed(work, (0, 1), GPU))
+@pytest.mark.parametrize("at_once", [False, True])
+def test_seeds_on_a_gpu_are_threads_of_this_process_and_give_the_same(at_once):
+    said, results = gather(each_seed(work, (0, 1), GPU, at_once=at_once))
     for seed in (0, 1):
         rows, reference = gather([*each_seed(work, (seed,), CPU)])
         assert said[seed] == rows[seed]
@@ -78,12 +79,52 @@ def test_progress_of_a_gpu_arrives_while_its_seed_runs():
     assert [event.result for event in events] == [0]
 
 
+def test_seeds_of_a_gpu_follow_each_other_unless_they_are_to_run_at_once(monkeypatch):
+    monkeypatch.setattr(devices, "THREADS", 2)
+    running, most = [], []
+
+    def task(seed, _):
+        running.append(seed)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait()
+        most.append(len(running))
+        running.remove(seed)
+
+    meeting = threading.Barrier(2, timeout=10)
+    list(each_seed(task, range(4), GPU, at_once=True))
+    assert max(most) == 2
+    assert not meeting.broken  # two met, twice
+    most.clear()
+    meeting = threading.Barrier(2, timeout=0.01)
+    list(each_seed(task, range(4), GPU))
+    assert most == [1, 1, 1, 1]
+
+
 def test_a_failing_seed_of_a_gpu_is_named():
     def task(seed, _):
         raise ValueError(f"no {seed}")
 
     with pytest.raises(DeviceError, match="seed 1: no 1"):
         list(each_seed(task, (1, 2), GPU))
+
+
+def test_a_failing_seed_of_a_gpu_ends_the_others_at_their_next_word():
+    failed, ended = threading.Event(), threading.Event()
+
+    def task(seed, say):
+        if seed == 1:
+            raise ValueError("no")
+        try:
+            assert failed.wait(10)
+            say({"step": 0})
+        finally:
+            ended.set()
+        raise AssertionError("goes on")
+
+    with pytest.raises(DeviceError, match="seed 1: no"):
+        list(each_seed(task, (0, 1), GPU, at_once=True))
+    failed.set()
+    assert ended.wait(10)
 
 
 @forks

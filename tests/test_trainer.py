@@ -1,4 +1,7 @@
+import contextlib
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -7,10 +10,11 @@ from synthetic import blobs, tiny_model, tiny_params
 from randomz.batches import binarised, epoch_order, in_chunks, pixels
 from randomz.evaluation import as_bytes
 from randomz.finite import NonFiniteLossError
+from randomz.models import load_kind
 from randomz.resume import Checkpoints
 from randomz.schedule import triangle
 from randomz.seeding import generator
-from randomz.trainer import Data, fit, mean_terms
+from randomz.trainer import Data, build_seeded, fit, mean_terms
 
 KINDS = ("ae", "vae", "vqvae")
 
@@ -157,6 +161,22 @@ def test_initial_weights_are_a_function_of_the_seed_alone(name):
     other, _ = tiny_model(name, 4)
     assert_same_weights(first, second)
     assert not torch.equal(first.encoder.stack[0].weight, other.encoder.stack[0].weight)
+
+
+def test_models_that_threads_build_at_the_same_time_get_their_own_weights():
+    params = tiny_params()
+    meeting = threading.Barrier(2, timeout=0.2)
+
+    def build():
+        torch.randn(5)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait()  # for the other thread, which must not come here before this one has left
+        return load_kind("ae").build(params.model("ae"), params.network)
+
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(lambda seed: build_seeded(build, seed), (0, 1)))
+    for seed, model in enumerate(together):
+        assert_same_weights(model, build_seeded(build, seed))
 
 
 @pytest.mark.parametrize("name", KINDS)

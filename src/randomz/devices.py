@@ -1,4 +1,4 @@
-"""Which device a stage runs on, and its seeds side by side: in processes on a CPU, one after the other on a GPU."""
+"""Which device a stage runs on, and its seeds side by side: in processes on a CPU, in threads on a GPU."""
 
 import multiprocessing
 import os
@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -19,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from randomz.orphans import die_with_parent
 
 VARIABLE = "RANDOMZ_DEVICE"
+THREADS = 8  # seeds at once on a GPU: each may take three of the 32 streams that torch lends
 
 
 class DeviceError(RuntimeError):
@@ -67,24 +69,46 @@ class _Failed:
 Task = Callable[[int, Callable[[dict[str, float]], None]], Any]
 
 
-def each_seed(task: Task, seeds: Sequence[int], device: torch.device) -> Iterator[Progress | Done]:
+def each_seed(
+    task: Task, seeds: Sequence[int], device: torch.device, *, at_once: bool = False
+) -> Iterator[Progress | Done]:
     """Run `task(seed, say)` for every seed; yield what each says while it runs and, at its end, its result.
 
     On a CPU every seed is a process with its own share of the cores, so results depend on neither order nor load.
-    On a GPU, whose context a fork would break, one follows the other in a thread.
-    Raises DeviceError that names the seed when one fails; the others are stopped.
+    On a GPU, whose context a fork would break, it is a thread: one after the other, or some `at_once` where the task
+    leaves global generators alone. Raises DeviceError that names the seed when one fails; the others are stopped.
     """
-    yield from _in_processes(task, seeds) if device.type == "cpu" else _in_a_thread(task, seeds)
+    if device.type == "cpu":
+        yield from _in_processes(task, seeds)
+        return
+    size = THREADS if at_once else 1
+    for start in range(0, len(seeds), size):
+        yield from _in_threads(task, seeds[start : start + size])
 
 
-def _in_a_thread(task: Task, seeds: Sequence[int]) -> Iterator[Progress | Done]:
+def _in_threads(task: Task, seeds: Sequence[int]) -> Iterator[Progress | Done]:
     said: queue.SimpleQueue[Progress | Done | _Failed] = queue.SimpleQueue()
+    stopped = threading.Event()
+
+    def send(message: Progress | Done | _Failed) -> None:
+        if stopped.is_set():
+            raise SystemExit  # of this thread alone
+        said.put(message)
+
+    def work(seed: int) -> None:
+        with suppress(SystemExit):
+            _work(task, seed, send)
+
     for seed in seeds:
-        threading.Thread(target=_work, args=(task, seed, said.put), daemon=True).start()
-        message: Progress | Done | None = None
-        while not isinstance(message, Done):
+        threading.Thread(target=work, args=(seed,), daemon=True).start()
+    running = len(seeds)
+    try:
+        while running:
             message = _unless_failed(said.get())
+            running -= isinstance(message, Done)
             yield message
+    finally:
+        stopped.set()
 
 
 def _in_processes(task: Task, seeds: Sequence[int]) -> Iterator[Progress | Done]:
