@@ -40,6 +40,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, LoggedModelOutput, Metric, Param, Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 OURS = "randomz."  # before our tags
@@ -252,9 +253,11 @@ def _held(mirror: Mirror, run: Run, record: Record) -> Held:
     client, run_id = mirror.client, run.info.run_id
     histories = {name: client.get_metric_history(run_id, name) for name in record.curves if name in run.data.metrics}
     folders = {Path(path).parent.as_posix() for path in [*record.files, *record.drawn]}
-    listings = [client.list_artifacts(run_id, None if folder == "." else folder) for folder in folders]
+    # The client would ask for the run and its models each time.
+    repository = get_artifact_repository(run.info.artifact_uri, mirror.place.uri)
+    listings = [repository.list_artifacts(None if folder == "." else folder) for folder in folders]
     models = [output.model_id for output in (run.outputs.model_outputs if run.outputs else ())]
-    stepped = client.list_artifacts(run_id, "images") if record.snapshots else []
+    stepped = repository.list_artifacts("images") if record.snapshots else []
     steps: dict[str, list[int]] = {}
     for found in (STEPPED.fullmatch(entry.path) for entry in stepped):
         if found:
