@@ -5,6 +5,7 @@ import pytest
 import torch
 from prdc import compute_prdc
 
+from randomz.quality import cells, manifold
 from randomz.quality.manifold import manifold_metrics, nearest_distances, neighbour_radii
 from randomz.seeding import generator
 
@@ -79,11 +80,26 @@ def test_neighbours_of_features_beyond_the_range_of_float32(scale):
     torch.testing.assert_close(distances / scale, expected.values, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 300])
-def test_chunk_size_changes_nothing(chunk):
+@pytest.mark.parametrize("size", [1, 40, 1000])
+@pytest.mark.parametrize("shift", [0.0, 30.0])
+def test_number_of_cells_changes_nothing(size, shift, monkeypatch):
+    """Of clusters far apart, so that most cells are ruled out, and of one cloud, where few are."""
+    real, fake = (draw(key, 1000) + shift * (torch.arange(1000) % 7)[:, None] for key in (0, 1))
+    expected, metrics = direct(fake, real, 3), manifold_metrics(real, fake)
+    monkeypatch.setattr(cells, "SIZE", size)
+    distances, indices = nearest_distances(fake, real, 3)
+    torch.testing.assert_close(distances, expected.values, rtol=1e-12, atol=0)
+    assert torch.equal(indices, expected.indices)
+    assert manifold_metrics(real, fake) == metrics
+
+
+@pytest.mark.parametrize("size", [1, 7, 300])
+def test_block_size_changes_nothing(size, monkeypatch):
     points = draw(0)
     whole = nearest_distances(points, points, 3, exclude_self=True)
-    parts = nearest_distances(points, points, 3, exclude_self=True, chunk=chunk)
+    monkeypatch.setattr(manifold, "CHUNK", size)
+    monkeypatch.setattr(cells, "PAIRS", 300 * size)
+    parts = nearest_distances(points, points, 3, exclude_self=True)
     assert torch.equal(parts[1], whole[1])
     torch.testing.assert_close(parts[0], whole[0], rtol=1e-14, atol=0)
 
