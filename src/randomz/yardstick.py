@@ -19,7 +19,7 @@ from randomz.judge import CLASSES, FEATURES, Judge, split_features
 from randomz.params import YardstickConfig
 from randomz.quality.digits import ClassManifolds, class_entropy, digit_rate, fit_class_manifolds
 from randomz.quality.frechet import FeatureStatistics, feature_statistics, frechet_distance, frechet_distance_infinite
-from randomz.quality.kernel import kernel_distance
+from randomz.quality.kernel import KernelMoments, distance_of_moments, kernel_moments
 from randomz.quality.manifold import manifold_metrics, neighbour_radii
 from randomz.quality.memory import authenticity, nearest_gaps
 from randomz.seeding import generator
@@ -42,6 +42,7 @@ class Yardstick:
     training_gaps: Float[Tensor, " T"]
     manifolds: ClassManifolds
     statistics: FeatureStatistics
+    moments: KernelMoments
     neighbours: int
 
     def quality(self, judge: Judge, images: Float[Tensor, "M 1 28 28"]) -> Quality:
@@ -64,7 +65,7 @@ class Yardstick:
             "fd_infinite": frechet_distance_infinite(
                 features, self.statistics, generator=generator("extrapolation of fd")
             ),
-            "kid": kernel_distance(features, self.reference),
+            "kid": distance_of_moments(kernel_moments(features), self.moments),
             "precision": manifold.precision,
             "recall": manifold.recall,
             "density": manifold.density,
@@ -84,7 +85,7 @@ class Yardstick:
         return self.distance(seen[:, :FEATURES]), digit_rate(self.manifolds, seen)
 
     def save(self, path: Path) -> None:
-        """Write everything but the statistics, which follow from the reference features."""
+        """Write everything but statistics and moments, which follow from the reference features."""
         manifolds = {MANIFOLD_PREFIX + name: tensor for name, tensor in self.manifolds.to_tensors().items()}
         tensors = {
             "reference": self.reference,
@@ -108,6 +109,7 @@ def load_yardstick(path: Path, device: torch.device) -> Yardstick:
         training_gaps=tensors["training_gaps"],
         manifolds=manifolds,
         statistics=feature_statistics(tensors["reference"]),
+        moments=kernel_moments(tensors["reference"]),
         neighbours=int(tensors["neighbours"]),
     )
 
@@ -156,6 +158,7 @@ def build_yardstick(
         training_gaps=nearest_gaps(training),
         manifolds=fit_class_manifolds(known, train.labels, held_out, config.accept, (FEATURES, 2 * CHANNELS)),
         statistics=feature_statistics(features),
+        moments=kernel_moments(features),
         neighbours=config.neighbours,
     )
 

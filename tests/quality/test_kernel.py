@@ -45,11 +45,12 @@ def test_sets_of_different_sizes():
     assert kernel_distance(x, y) == pytest.approx(direct(x, y), rel=1e-9)
 
 
-@pytest.mark.parametrize("block", [1, 7, 299, 300])
-def test_block_size_changes_nothing(monkeypatch, block):
+@pytest.mark.parametrize(("slab", "chunk"), [(1, 1), (3, 7), (16, 59), (17, 60), (40, 1000)])
+def test_sizes_of_blocks_change_nothing(monkeypatch, slab, chunk):
     x, y = draw(0, count=60), draw(1, count=50)
     whole = kernel_distance(x, y)
-    monkeypatch.setattr(kernel, "BLOCK", block)
+    monkeypatch.setattr(kernel, "SLAB", slab)
+    monkeypatch.setattr(kernel, "CHUNK", chunk)
     assert kernel_distance(x, y) == pytest.approx(whole, rel=1e-10)
 
 
