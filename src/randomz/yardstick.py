@@ -123,7 +123,9 @@ def responses(judge: Judge, images: Float[Tensor, "M 1 28 28"]) -> Float[Tensor,
     statistics: list[Tensor] = []  # of the first chunk after each convolution in turn, of the second chunk, ...
 
     def listen(_layer: nn.Module, _inputs: object, maps: Float[Tensor, "B C H W"]) -> None:
-        statistics.append(torch.cat([maps.mean((2, 3)), maps.std((2, 3), correction=0)], 1))
+        places = maps.permute(0, 2, 3, 1).flatten(1, 2)  # as they lie in memory
+        mean = places.mean(1)
+        statistics.append(torch.cat([mean, (places - mean[:, None]).square_().mean(1).sqrt_()], 1))
 
     *convolutions, _ = (layer for layer in judge.stack if isinstance(layer, nn.ReLU))  # the last gives the features
     hooks = [layer.register_forward_hook(listen) for layer in convolutions]
