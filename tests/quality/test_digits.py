@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load, save
 from sklearn.covariance import ledoit_wolf
 
+from randomz.quality import digits
 from randomz.quality.digits import (
     ClassManifolds,
     accepted,
@@ -72,6 +73,18 @@ def test_known_distance():
     assert class_distances(manifolds, features).tolist() == [5.0, 1.5, 2.0, 2.5]
     assert accepted(manifolds, features).tolist() == [False, True, True, False]
     assert digit_rate(manifolds, features) == 0.5
+
+
+@pytest.mark.parametrize("step", [1, 4, 100])
+def test_accepted_are_those_within_the_threshold(manifolds, step, monkeypatch):
+    """Also the one that the threshold is the distance of, and whatever is left out early."""
+    monkeypatch.setattr(digits, "STEP", step)
+    spread, _ = draw(2)
+    features = torch.cat([draw(1)[0], spread * 1.2, spread * 3])
+    expected = class_distances(manifolds, features) <= manifolds.threshold
+    assert torch.equal(accepted(manifolds, features), expected)
+    assert 0.3 < float(expected.double().mean()) < 0.9
+    assert digit_rate(manifolds, draw(1)[0]) == 0.95
 
 
 def test_squared_distances_of_blocks_add_up():
