@@ -5,6 +5,7 @@ import pytest
 import torch
 from synthetic import tiny_params
 
+from randomz.priors import autoregressive
 from randomz.priors.autoregressive import Autoregressive, fourier_features
 from randomz.priors.codes import PositionCodes
 from randomz.seeding import generator
@@ -75,20 +76,33 @@ def test_logits_at_a_place_depend_on_the_codes_before_it_alone():
 
 @torch.no_grad()
 def test_sampling_draws_each_place_from_the_logits_of_the_codes_so_far(monkeypatch):
-    prior, multinomial, drawn_from = wide(), torch.multinomial, []
+    prior, draw, drawn_from = wide(), autoregressive.draw, []
 
-    def recorded(shares, *args, **kwargs):
-        drawn = multinomial(shares, *args, **kwargs)
-        drawn_from.append((shares, drawn))
-        return drawn
+    def recorded(shares, stream):
+        drawn_from.append(shares)
+        return draw(shares, stream)
 
-    monkeypatch.setattr(torch, "multinomial", recorded)
+    monkeypatch.setattr(autoregressive, "draw", recorded)
     codes = prior.sample(30, noise())
     assert codes.shape == (30, 3, 3)
-    (cluster_shares, clusters), *places = drawn_from
-    assert torch.equal(cluster_shares, prior.cluster_shares)
+    clusters = torch.multinomial(prior.cluster_shares, 30, replacement=True, generator=noise())
     logits = prior(clusters, codes.flatten(1))
-    torch.testing.assert_close(torch.stack([p[0] for p in places], 1), logits.softmax(-1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.stack(drawn_from, 1), logits.softmax(-1), rtol=1e-4, atol=1e-6)
+
+
+def test_an_index_is_drawn_as_often_as_its_share_says():
+    shares = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
+    drawn = autoregressive.draw(shares.expand(10000, -1).contiguous(), noise())
+    assert drawn.shape == (10000, 1)
+    found = drawn[:, 0].bincount(minlength=6) / 10000
+    assert bool(((found - shares).abs() <= 5 * (shares * (1 - shares) / 10000).sqrt()).all())
+
+
+def test_a_certain_index_is_drawn():
+    for certain in (0, 3, 511):
+        shares = torch.zeros(200, 512)
+        shares[:, certain] = 1
+        assert (autoregressive.draw(shares, noise()) == certain).all()
 
 
 def test_grids_are_drawn_as_often_as_they_are_likely(fitted):

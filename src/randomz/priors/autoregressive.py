@@ -201,7 +201,7 @@ class Autoregressive(Prior):
                 layers[1] = torch.cat([layers[1], functional.silu(block.first.at(place, layers[0]))], 1)
                 state = state + block.second.at(place, layers[1])
             shares = (functional.silu(state) @ self.head[place] + self.head_bias[place]).softmax(-1)
-            drawn = torch.multinomial(shares.cpu(), 1, generator=noise).to(device)
+            drawn = draw(shares.cpu(), noise).to(device)
             codes.append(drawn)
             if place < len(self.offsets):
                 embedded = torch.cat([embedded, self.embedding(drawn[:, 0] + self.offsets[place])], 1)
@@ -224,6 +224,13 @@ class Autoregressive(Prior):
             nats = functional.cross_entropy(self(m, flat).flatten(0, 1), flat.flatten(), reduction="none")
             each.append(self.cluster_shares[m].log() - nats.view(flat.shape).sum(-1))
         return torch.cat(each)
+
+
+def draw(shares: Float[Tensor, "B K"], noise: torch.Generator) -> Int64[Tensor, "B 1"]:
+    """An index a row, by one uniform number; torch.multinomial draws one for each of the K."""
+    cumulative = shares.cumsum(-1)
+    level = torch.rand(len(shares), 1, generator=noise) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, level, right=True).clamp_(max=shares.shape[1] - 1)
 
 
 def fourier_features(codebook: Float[Tensor, "K D"], count: int) -> Float[Tensor, "K count"]:
