@@ -61,7 +61,8 @@ def _slab(later: Float64[Tensor, "N L"]) -> Float64[Tensor, "_ L L"]:
     total = later.new_zeros(first * later.shape[1], later.shape[1])
     for part in later.split(CHUNK):
         total.addmm_((part[:, :first, None] * part[:, None]).flatten(1).T, part)
-    return total.unflatten(0, (first, -1))
+    slab: Tensor = total.unflatten(0, (first, -1))
+    return slab
 
 
 def _sum_of_kernels(x: KernelMoments, y: KernelMoments) -> float:
