@@ -7,7 +7,7 @@ import shutil
 import networkx as nx
 import pytest
 from dvc.repo import Repo
-from workspace import edit_params, make_workspace, run
+from workspace import edit_params, make_workspace, run, without_mlflow
 
 from randomz.checkpoint import load_tensors
 
@@ -132,8 +132,17 @@ STALENESS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def following(workspace):
+    "The stages that come after each stage, by their names."
+    with Repo(str(workspace)) as repo:
+        graph = repo.index.graph  # an edge leads from a stage to one that it depends on
+        return {stage.name: {later.name for later in nx.ancestors(graph, stage)} for stage in graph}
+
+
 @pytest.mark.parametrize(("params", "file", "expected"), STALENESS)
-def test_an_edit_makes_exactly_these_stages_stale(workspace, params, file, expected):
+def test_an_edit_makes_exactly_these_stages_stale(workspace, following, monkeypatch, params, file, expected):
+    monkeypatch.chdir(workspace)  # `status` names a stage as it is seen from the current folder
     edited = workspace / (file or "params.yaml")
     kept = edited.read_bytes()
     try:
@@ -141,19 +150,11 @@ def test_an_edit_makes_exactly_these_stages_stale(workspace, params, file, expec
             edited.write_bytes(kept + b"\n# an edit\n")
         else:
             edit_params(workspace, params)
-        changed = set(json.loads(run(workspace, "dvc", "status", "--json").stdout))
+        with Repo() as repo:
+            changed = repo.status()
     finally:
         edited.write_bytes(kept)
-    assert following(workspace, changed) == expected
-
-
-def following(workspace, changed):
-    "The stages and all that come after them."
-    with Repo(str(workspace)) as repo:
-        graph = repo.index.graph  # an edge leads from a stage to one that it depends on
-        names = {stage: stage.name for stage in graph}  # an address would depend on the current folder
-        stale = {stage for stage in graph if names[stage] in changed}
-        return {names[stage] for node in stale for stage in (node, *nx.ancestors(graph, node))}
+    assert set(changed).union(*(following[name] for name in changed)) == expected
 
 
 def test_a_wrong_key_stops_the_first_stage_with_one_line(workspace, tmp_path):
@@ -179,3 +180,49 @@ def test_a_fourth_model_is_one_line(workspace, tmp_path):
     assert "Running stage 'train@vae'" not in out
     assert "vae-beta4" in metrics(copy)["models"]
     assert "vae-beta4" in (copy / "reports/report.md").read_text()
+
+
+EXPERIMENTS = """
+free:
+  question: What becomes of a VAE without its KL term?
+  set:
+    seeds: [0]
+    train.epochs: 1
+    models.vae-free: {kind: vae, likelihood: bernoulli, dimensions: 3, beta: 0}
+  models: [vae-free]
+"""
+
+
+def test_an_experiment_keeps_its_result_and_leaves_the_workspace_alone(workspace, tmp_path):
+    """The real `python -m pipeline.experiment`."""
+    copy = tmp_path / "copy"
+    shutil.copytree(workspace, copy)
+    (copy / "experiments.yaml").write_text(EXPERIMENTS)
+    run(copy, "git", "add", ".")
+    run(copy, "git", "commit", "--quiet", "-m", "a question")
+    before = contents(copy)
+
+    said = run(copy, "python", "-m", "pipeline.experiment", "free", environment=without_mlflow(tmp_path)).stdout
+
+    result = json.loads((copy / "reports/experiments/free.json").read_text())
+    assert result["command"] in said.splitlines()
+    assert result["seeds"] == [0]
+    assert list(result["models"]) == ["vae-free"]
+    tree = result["models"]["vae-free"]
+    assert tree["kind"] == "vae"
+    assert len(tree["sampling"]["standard_normal"]["fd_ratio"]["per_seed"]) == 1
+    # Only the result is new; what the stages wrote stays in the experiment.
+    assert run(copy, "git", "status", "--porcelain").stdout == "?? reports/experiments/free.json\n"
+    after = contents(copy)
+    assert after.keys() - before.keys() == {"reports/experiments/free.json"}
+    assert {path: after[path] for path in before} == before
+    kept = run(copy, "git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout
+    assert kept.split()[-1].endswith("/free")
+    assert json.loads(run(copy, "git", "show", f"{kept.split()[-1]}:reports/vae-free/metrics.json").stdout) == tree
+
+
+def contents(workspace):
+    "The bytes of params.yaml, dvc.lock, and all that stages write."
+    files = [file for folder in ("artifacts", "judge", "reports") for file in (workspace / folder).rglob("*")]
+    files += [workspace / "params.yaml", workspace / "dvc.lock"]
+    return {file.relative_to(workspace).as_posix(): file.read_bytes() for file in files if file.is_file()}

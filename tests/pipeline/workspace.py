@@ -60,8 +60,14 @@ TINY = {
 }
 
 
-def run(workspace, *command, check=True):
-    done = subprocess.run(command, cwd=workspace, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+def without_mlflow(folder):
+    "An environment in which training cannot log live, for tests of something else: MLflow takes seconds to start."
+    (folder / "mlflow.py").write_text("raise ImportError('not in this test')\n")
+    return ENVIRONMENT | {"PYTHONPATH": str(folder)}
+
+
+def run(workspace, *command, check=True, environment=ENVIRONMENT):
+    done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done
 
