@@ -499,9 +499,10 @@ def test_the_theme_follows_the_system_and_the_button(page):
     def back():
         return page.execute_script("return getComputedStyle(document.body).backgroundColor")
 
+    wait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait(page, 20)
     light = back()
     show(page, 1280, "dark")
-    assert back() != light
+    wait.until(lambda _: back() != light)  # the page hears of it with its next frame
     page.find_element("id", "theme").click()
     assert back() == light
 
