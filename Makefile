@@ -24,8 +24,10 @@ reproduce: .venv/main  ## train, measure and compare everything that is not up t
 drift: .venv/main  ## say whether dvc.lock and reports match code and params; needs no data
 	$(PYTHON) -m pipeline.drift
 
-test: .venv/dev  ## run the tests
-	$(PYTHON) -m pytest
+# A file's tests share what is slow to make, so each file stays with one process, which keeps to one core; the files that
+# take longest come early.
+test: .venv/dev  ## run the tests, a process a core
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev  ## style, types
 	$(PYTHON) -m ruff check .
