@@ -73,6 +73,7 @@ def run(workspace, *command, check=True, environment=ENVIRONMENT):
 
 
 def edit_params(workspace, changes):
+    "Set dotted keys of params.yaml; None takes a key away."
     yaml = YAML()
     path = workspace / "params.yaml"
     params = yaml.load(path)
@@ -82,6 +83,8 @@ def edit_params(workspace, changes):
         for section in sections:
             node = node[section]
         node[last] = value
+        if value is None:
+            del node[last]
     yaml.dump(params, path)
 
 
