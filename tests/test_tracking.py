@@ -21,7 +21,7 @@ from matplotlib.image import imread
 from mlflow.entities import Metric
 from safetensors.torch import load_file
 
-from randomz import live, tracking
+from randomz import tracking
 from randomz.live import LiveRuns
 from randomz.lock import read_lock
 from randomz.models import load_kind
@@ -779,24 +779,6 @@ def test_another_machines_live_run_is_believed_for_a_day(monkeypatch):
     monkeypatch.setattr(time, "time_ns", lambda: now + 25 * 3600 * 10**9)
     publish()
     assert statuses("vae-seed-0") == [("current", "FINISHED"), ("superseded", "KILLED")]
-
-
-@pytest.mark.usefixtures("workspace")
-def test_a_writer_that_began_early_is_the_one_that_writes(monkeypatch):
-    live.begin()
-    (early,) = live.begun
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a second process"))
-    with LiveRuns(EXPERIMENT, "vae", "vae", (0,)) as runs:
-        runs.log(0, rows(0)[0])
-    assert early.returncode == 0
-    assert live.begun == []
-    assert statuses("vae-seed-0") == [("live", "FINISHED")]
-
-
-@pytest.mark.usefixtures("workspace")
-def test_a_writer_that_nothing_is_said_to_leaves_no_run():
-    tracking.serve(iter([]))
-    assert all_runs() == []
 
 
 def test_a_server_that_is_not_there_costs_training_one_warning(tmp_path, monkeypatch, capfd):
