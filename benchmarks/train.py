@@ -125,7 +125,8 @@ def take_turns(entries: Sequence[Entry], repeats: int, work: Callable[[Entry], R
             run = work(entry)
             runs[entry].append(run)
             print(f"{turn + 1}/{repeats} {entry.model} {entry.contestant}, seeds {entry.seeds}: ", end="")
-            print(f"{run.warm:.0f} images/s warm, {run.cold:.0f} cold", flush=True)
+            said = f"{run.warm:.0f} images/s warm, {run.cold:.0f} cold"
+            print(f"{said}, {run.processor_seconds:.0f} processor seconds", flush=True)
     return runs
 
 
