@@ -134,7 +134,8 @@ def decode(model, sampler):
     z, x = x, np.zeros((64, 0))
     for place, layer in enumerate(model["layers"]):
         weight = unpacked(layer["weight"], "i1").reshape(layer["rows"], layer["columns"])
-        x = np.hstack([x, z]) @ (weight * unpacked(layer["scale"], "<f4")[:, None]).T + unpacked(layer["bias"], "<f4")
+        seen = np.hstack([x, z])[:, : layer["columns"]]
+        x = seen @ (weight * unpacked(layer["scale"], "<f4")[:, None]).T + unpacked(layer["bias"], "<f4")
         x = (255 if place == len(model["layers"]) - 1 else x) / (1 + np.exp(-x))
     return x
 

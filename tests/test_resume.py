@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from randomz.optimiser import AdamW
 from randomz.resume import (
     Checkpoints,
     identity_of,
@@ -147,12 +148,12 @@ class Network(nn.Module):
         self.mean.lerp_(hidden.detach().mean(0), 0.1)
         optimiser.zero_grad()
         hidden.square().mean().backward()
-        optimiser.step()
+        optimiser.step(0.1)
 
 
 def network():
     made = Network()
-    return made, torch.optim.AdamW(made.parameters(), lr=0.1, fused=True)
+    return made, AdamW(made.parameters(), weight_decay=0.01, betas=(0.9, 0.99))
 
 
 def test_a_restored_network_takes_the_same_steps(tmp_path):

@@ -29,19 +29,23 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """`inputs` numbers -> the logits of an image; every layer sees z itself (Dieng et al. 2019, arXiv:1807.04863)."""
+    """`inputs` numbers -> the logits of an image; layers see z itself too (Dieng et al. 2019, arXiv:1807.04863).
 
-    def __init__(self, inputs: int, network: NetworkConfig) -> None:
+    Every hidden layer does, and the last one where `output_sees_z`.
+    """
+
+    def __init__(self, inputs: int, network: NetworkConfig, *, output_sees_z: bool = True) -> None:
         super().__init__()
+        self.output_sees_z = output_sees_z
         hidden = [nn.Linear(network.width + inputs, network.width) for _ in range(network.decoder_depth - 1)]
-        last = nn.Linear(network.width + inputs, PIXELS)
+        last = nn.Linear(network.width + inputs * output_sees_z, PIXELS)
         self.stack = nn.ModuleList([nn.Linear(inputs, network.width), *hidden, last])
 
     def forward(self, z: Float[Tensor, "B inputs"]) -> Float[Tensor, "B 1 28 28"]:
         """Logits, not pixels: the likelihood says what a logit means."""
-        *hidden, last = self.stack
-        h = z
+        first, *hidden, last = self.stack
+        h = functional.silu(first(z))
         for layer in hidden:
-            h = torch.cat([functional.silu(layer(h)), z], 1)
-        output: Tensor = last(h)
+            h = functional.silu(layer(torch.cat([h, z], 1)))
+        output: Tensor = last(torch.cat([h, z], 1) if self.output_sees_z else h)
         return output.view(-1, 1, 28, 28)

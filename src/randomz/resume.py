@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from randomz.checkpoint import deserialise, serialise
 from randomz.files import write_bytes
 from randomz.fingerprint import fingerprint, loaded_code, md5
+from randomz.optimiser import AdamW
 
 GENERATIONS = 2  # so that one is left when the newest is damaged
 Row = dict[str, Any]
@@ -97,22 +97,15 @@ def identity_of(params: Mapping[str, Any], files: Iterable[Path], device: torch.
     }
 
 
-def training_state(network: nn.Module, optimiser: Optimizer) -> dict[str, Tensor]:
+def training_state(network: nn.Module, optimiser: AdamW) -> dict[str, Tensor]:
     """All that later steps depend on: parameters, buffers (such as a codebook) and the optimiser's moments."""
-    state = optimiser.state_dict()["state"]
-    moments = {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
-    return with_prefix("network", network.state_dict()) | with_prefix("optimiser", moments)
+    return with_prefix("network", network.state_dict()) | with_prefix("optimiser", optimiser.state_dict())
 
 
-def restore(network: nn.Module, optimiser: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def restore(network: nn.Module, optimiser: AdamW, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `training_state` gave. Raises RuntimeError when it does not fit."""
     network.load_state_dict(under_prefix("network", tensors))
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in under_prefix("optimiser", tensors).items():
-        index, _, name = key.partition(".")
-        # A copy has the alignment of any other tensor; one that lies in the bytes of a file has not.
-        state.setdefault(int(index), {})[name] = tensor.clone()
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimiser.load_state_dict(under_prefix("optimiser", tensors))
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch._dynamo  # an optimiser imports it: here once, not two seconds in every seed's process
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from randomz.finite import check_finite, check_steps
 from randomz.graphs import Run, runner
 from randomz.models.base import LatentModel, Loss
 from randomz.noise import Noise
+from randomz.optimiser import AdamW
 from randomz.params import TrainConfig
 from randomz.resume import Checkpoints, restore, training_state
 from randomz.schedule import triangle
@@ -64,14 +64,7 @@ def fit(
     Raises NonFiniteLossError that names epoch and step; the checkpoint of the epoch before stays.
     """
     device = data.train.images.device
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(0.9, 0.99),
-        fused=True,
-        capturable=device.type == "cuda",
-    )
+    optimiser = AdamW(model.parameters(), config.weight_decay, betas=(0.9, 0.99))
     run = runner(partial(train_step, model, loss, optimiser), device)
     # Binarisation has streams of its own: without it, all others are what they were.
     drawn = binarised if config.binarise else _grey
@@ -99,7 +92,7 @@ def fit(
 def train_step(
     model: LatentModel,
     loss: LossFunction,
-    optimiser: torch.optim.Optimizer,
+    optimiser: AdamW,
     images: UInt8[Tensor, "B 28 28"],
     rate: float | Float[Tensor, ""],
     noise: Noise,
@@ -110,8 +103,7 @@ def train_step(
     terms = loss(model, output, x)
     optimiser.zero_grad()
     terms.total.mean().backward()
-    optimiser.param_groups[0]["lr"] = rate
-    optimiser.step()
+    optimiser.step(rate)
     model.after_step(output, noise)
     return {name: term.detach().mean() for name, term in terms.terms().items()}
 

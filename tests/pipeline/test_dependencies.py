@@ -38,7 +38,7 @@ def code_dependencies(stage, key):
 # has imported what takes seconds and is not ours.
 PROBE = """
 import importlib, json, os, sys
-import matplotlib, pydantic, scipy, sklearn.cluster, sklearn.linear_model, torch._dynamo, zuko
+import matplotlib, pydantic, scipy, sklearn.cluster, sklearn.linear_model, zuko
 for line in sys.stdin.read().splitlines():
     script, kind, *lazy = json.loads(line)
     if pid := os.fork():

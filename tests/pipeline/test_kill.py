@@ -13,7 +13,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-import torch._dynamo  # the first optimiser loads it, for seconds; loaded here, every fork has it
 from synthetic import blobs
 from workspace import edit_params, make_workspace, run, without_mlflow
 

@@ -149,7 +149,8 @@ class VQVAE(LatentModel):
         self.shape = (config.grid, config.grid, config.dimensions)
         self.encoder = Encoder(size, network)
         self.quantiser = Quantiser(config)
-        self.decoder = Decoder(size, network)
+        # An output layer that reads codes itself leaves them less dependent on each other, and a prior less to learn.
+        self.decoder = Decoder(size, network, output_sees_z=False)
         self.likelihood = Likelihood(config.likelihood, config.sigma)
         self.beta = config.beta
         self.codebook_weight = float(config.codebook == "gradient")

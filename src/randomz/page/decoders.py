@@ -56,7 +56,7 @@ def _model(study: Study, name: str, weights: Mapping[str, Tensor], path: Path) -
 
 
 def layers_of(weights: Mapping[str, Tensor], path: Path) -> list[Tree]:
-    """The linear layers of a decoder in their order; SiLU and z beside it between them, a sigmoid at the end."""
+    """The linear layers of a decoder in their order; SiLU between them and z beside it where a layer has room."""
     places = sorted(int(found[1]) for key in weights if (found := LAYER.fullmatch(key)))
     if not places:
         raise ValueError(

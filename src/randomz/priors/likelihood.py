@@ -5,12 +5,12 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch._dynamo  # an optimiser imports it: here once, not two seconds in every seed's process
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from randomz.batches import epoch_order
 from randomz.finite import check_finite, check_steps
+from randomz.optimiser import AdamW
 from randomz.params import CodePriorConfig, FlowConfig
 from randomz.priors.base import Say
 from randomz.resume import Checkpoints, restore, training_state, under_prefix, with_prefix
@@ -37,9 +37,7 @@ def maximise_likelihood(
     that was stopped goes on after its last epoch, to the same bits; `say` hears of the epochs before again.
     Raises NonFiniteLossError that names epoch and step; the checkpoint of the epoch before stays.
     """
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=0.0, weight_decay=weight_decay, betas=(0.9, 0.95), fused=True
-    )
+    optimiser = AdamW(network.parameters(), weight_decay, betas=(0.9, 0.95))
     saved = checkpoints.load() if checkpoints else None
     if saved:
         restore(network, optimiser, saved.tensors)
@@ -65,7 +63,7 @@ def maximise_likelihood(
 
 def _train_epoch(
     loss: Callable[[Int64[Tensor, " B"]], Float[Tensor, ""]],
-    optimiser: torch.optim.Optimizer,
+    optimiser: AdamW,
     codes: Tensor,
     config: FlowConfig | CodePriorConfig,
     seed: int,
@@ -77,12 +75,11 @@ def _train_epoch(
     for index, batch in enumerate(order):
         step = (epoch - 1) * len(order) + index
         rate = one_cycle(step, config.epochs * len(order), config.learning_rate, WARMUP)
-        optimiser.param_groups[0]["lr"] = rate
         with torch.random.fork_rng(devices=[]):  # dropout can draw from the global stream only
             torch.manual_seed(integer("prior dropout", seed, step))
             value = loss(batch)
         optimiser.zero_grad()
         value.backward()
-        optimiser.step()
+        optimiser.step(rate)
         losses.append(value.detach())
     check_steps({"loss": torch.stack(losses)}, epoch)

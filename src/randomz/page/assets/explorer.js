@@ -45,7 +45,7 @@ class Decoder {
   ink(z) {
     let x = [];
     for (const [depth, { weight, bias, columns }] of this.layers.entries()) {
-      const input = Float32Array.of(...x, ...z);  // every layer sees z itself
+      const input = Float32Array.of(...x, ...z);  // z beside x, unless the layer has columns for x alone
       const y = new Float32Array(bias.length), last = depth === this.layers.length - 1;
       for (let row = 0, at = 0; row < y.length; row++) {
         let sum = bias[row];
