@@ -83,6 +83,12 @@ def test_the_deviation_of_a_posterior_is_relative_to_the_spread_of_its_means():
     assert found == pytest.approx((0.2 / 1 + 3 / 10) / 2, rel=1e-3)
 
 
+def test_the_deviation_of_a_posterior_is_that_of_the_dimensions_in_use():
+    mu = torch.tensor([[-1.0, 1.0, 0.0], [1.0, -1.0, 0.0]]).repeat(500, 1)
+    sigma = torch.tensor([0.1, 0.2, 1.0]).expand_as(mu)
+    assert posterior_deviation(DiagonalGaussian(mu, 2 * sigma.log())) == pytest.approx(0.2, rel=1e-3)
+
+
 def test_a_point_has_no_deviation_and_an_unused_dimension_a_finite_one():
     mu = torch.randn(50, 3, generator=generator("test_aggregate"))
     assert posterior_deviation(DiagonalGaussian(mu, torch.full_like(mu, -40.0))) < 1e-8

@@ -21,7 +21,7 @@ MEANING: Mapping[str, str] = {
     "digit_rate_interpolation": "share of images decoded half way that passes for a digit",
     "kl_nats": "KL(q(z|x) ‖ N(0, I)) of an image, nats".replace("|", "\\|"),
     "active_units": "latent dimensions that depend on the image",
-    "posterior_deviation": "sigma over the deviation of mu over images, mean: 0 for an autoencoder",
+    "posterior_deviation": "sigma over the deviation of mu over images, median dimension: 0 for an autoencoder",
     "aggregate_kl": "lower bound on KL(q(z) ‖ N(0, I)), nats, by the best fitted density",
     "mutual_information": "upper bound on what z tells of x, nats: kl_nats less aggregate_kl",
     "elbo": "lower bound on log p(x), nats, on all test images",
