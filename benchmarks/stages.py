@@ -1,7 +1,7 @@
 """Where the time of `make reproduce` goes: `python -m benchmarks.stages` runs every stage in a clone and times it.
 
-`dvc repro` runs once in a throw-away clone of HEAD, with an empty cache, and says when each stage starts; so a stage's
-time is that of its command and of what DVC does after it. Beside it stands what arithmetic alone takes: the operations
+`make reproduce` runs once in a fresh clone of HEAD, its own environment and an empty DVC cache included, and says when
+each stage starts; so a stage's time is that of its command and of what DVC does after it. Beside it stands what arithmetic alone takes: the operations
 of the matrix products that follow from params.yaml, over the measured rate of such products in float32 on all cores.
 `--peak` measures that rate alone; `--markdown` prints the table of the last result.
 """
@@ -34,46 +34,44 @@ from randomz.priors.autoregressive import Autoregressive
 from randomz.priors.flow import Flow
 from randomz.trainer import build_seeded
 
-STARTED = re.compile(r"^Running stage '(.+)':")
-BEFORE, AFTER = "before the first stage", "publish"
+STARTED = re.compile(r"^Running stage '(.+)':|^\S+python -m (dvc repro|pipeline\.publish)$")
+BEFORE = "set-up"
+OTHERS = {"dvc repro": "what DVC does before", "pipeline.publish": "publish again"}  # what the Makefile itself runs
 TRAINING_IMAGES = 60_000  # of MNIST, those held out for validation too
 FEW = 10  # images by which operations are counted
 MANIFOLD_PRODUCTS = 2  # samples with themselves and with the reference images: their distances
 
 
 def stage_seconds(lines: Iterable[str], clock: Callable[[], float]) -> dict[str, float]:
-    """Seconds of each stage from what `dvc repro` prints while it runs; the first entry is the time before them all."""
+    """Seconds of each stage from what `make reproduce` prints while it runs; the first entry is the set-up."""
     seconds: dict[str, float] = {}
     name, since = BEFORE, clock()
     for line in lines:
         print(line, end="", flush=True)
         if found := STARTED.match(line):
             seconds[name] = clock() - since
-            name, since = found[1], clock()
+            name, since = found[1] or OTHERS[found[2]], clock()
     return seconds | {name: clock() - since}
 
 
 def run_all(environment: Mapping[str, str], folder: Path) -> dict[str, float]:
-    """Everything in a clone, the mirror of the results too. Raises CalledProcessError where something fails."""
+    """Everything in a clone, from set-up to the mirror. Raises CalledProcessError where something fails."""
     subprocess.run(["git", "clone", "--quiet", ".", str(folder)], check=True)  # noqa: S603, S607
-    command = [sys.executable, "-m", "dvc", "repro"]
+    command = ["make", "reproduce"]
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None
         seconds = stage_seconds(process.stdout, time.perf_counter)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "pipeline.publish"], cwd=folder, env=environment, check=True)
-    return seconds | {AFTER + " again": time.perf_counter() - start}
+    return seconds
 
 
 def clone_environment() -> dict[str, str]:
-    """As the Makefile sets it, with this interpreter first on the path and no line held back."""
-    own = {"OMP_WAIT_POLICY": "passive", "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    threads = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}
-    kept = {key: value for key, value in os.environ.items() if key not in threads}
-    return kept | own | {"PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONPATH": "src"}
+    """A newcomer's: without this environment and what is set for it, and with no line held back."""
+    own = {"VIRTUAL_ENV", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MLFLOW_TRACKING_URI", "PYTHONPATH"}
+    path = [part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != Path(sys.executable).parent]
+    kept = {key: value for key, value in os.environ.items() if key not in own}
+    return kept | {"PATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
 
 
 def arithmetic(params: Params) -> dict[str, float]:
@@ -186,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
     parser.add_argument("--peak", action="store_true", help="no stage: the rates, and the least time of each stage")
     parser.add_argument("--markdown", action="store_true", help="no measurement: the table of the last result")
+    parser.add_argument("--clone", type=Path, help="an empty folder for the clone, which stays (default: it goes)")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the result (default: {RESULTS})")
     asked = parser.parse_args(arguments)
     device = choose_device()
@@ -201,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join([rates, *(f"{name:20}{seconds:8.1f} s" for name, seconds in least.items())]))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        tree["seconds"] = run_all(clone_environment(), Path(folder) / "clone")
+        tree["seconds"] = run_all(clone_environment(), asked.clone or Path(folder) / "clone")
     write_json(path, tree)
     print("\n".join(section(tree)))
     return 0

@@ -1,4 +1,7 @@
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,16 +12,34 @@ from benchmarks.stages import arithmetic, main, stage_seconds
 
 
 def test_a_stage_lasts_until_the_next_one_starts():
-    lines = ["Stage 'x' didn't change\n", "Running stage 'a':\n", "> python\n", "\n", "Running stage 'b@c':\n", "end\n"]
+    lines = [
+        "uv sync",
+        ".venv/bin/python -m randomz.params",
+        ".venv/bin/python -m dvc repro",
+        "Stage 'x' didn't change",
+        "Running stage 'a':",
+        "> python -m pipeline.a",
+        "",
+        "Running stage 'b@c':",
+        "> python -m pipeline.publish",
+        ".venv/bin/python -m pipeline.publish",
+        "end",
+    ]
     now = [0.0]
 
     def printed():
         for line in lines:
             now[0] += 1.0
-            yield line
+            yield line + "\n"
         now[0] += 10.0
 
-    assert stage_seconds(printed(), lambda: now[0]) == {stages.BEFORE: 2.0, "a": 3.0, "b@c": 11.0}
+    assert stage_seconds(printed(), lambda: now[0]) == {
+        stages.BEFORE: 3.0,
+        "what DVC does before": 2.0,
+        "a": 3.0,
+        "b@c": 2.0,
+        "publish again": 11.0,
+    }
 
 
 def test_operations_follow_from_the_params():
@@ -56,8 +77,9 @@ def test_the_table_holds_time_and_arithmetic_and_is_printed_from_the_file(monkey
     assert not (tmp_path / "other").exists()
 
 
-def test_the_clone_runs_its_own_code(monkeypatch):
+def test_the_clone_gets_nothing_of_this_environment(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PATH", f"/first{os.pathsep}{Path(sys.executable).parent}{os.pathsep}/last")
     environment = stages.clone_environment()
-    assert environment["PYTHONPATH"] == "src"
+    assert environment["PATH"] == f"/first{os.pathsep}/last"
     assert "OMP_NUM_THREADS" not in environment

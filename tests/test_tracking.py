@@ -687,6 +687,26 @@ def test_live_runs_hold_what_was_logged_and_give_way_to_the_published_ones():
     assert statuses("vae-seed-0") == [("current", "FINISHED"), ("superseded", "FINISHED")]
 
 
+@pytest.mark.slow
+def test_trainings_at_once_share_a_store_that_is_yet_to_be_made(workspace, monkeypatch, capfd):
+    (workspace / "mlflow.db").unlink()
+    monkeypatch.setattr("randomz.live.PATIENCE", 120.0)  # the tables are made meanwhile, by one of the two
+    with LiveRuns(EXPERIMENT, "vae", "vae", (0, 1)) as live, LiveRuns(EXPERIMENT, "other", "vae", (0,)) as other:
+        for writer, seed in ((live, 0), (live, 1), (other, 0)):
+            for row in rows(seed):
+                writer.log(seed, row)
+    assert capfd.readouterr().err == ""
+    for name in ("vae-seed-0", "vae-seed-1", "other-seed-0"):
+        assert statuses(name) == [("live", "FINISHED")]
+    for run in all_runs():
+        points = client().get_metric_history(run.info.run_id, "train_total")
+        expected = [row["train_total"] for row in rows(int(run.data.tags["randomz.seed"]))]
+        assert [point.value for point in points] == expected
+    publish()
+    assert check() == []
+    assert statuses("other-seed-0") == [("superseded", "FINISHED")]
+
+
 def history_of(seed):
     with Path("reports/vae/history.csv").open() as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
