@@ -1,8 +1,9 @@
 """Where the time of `make reproduce` goes: `python -m benchmarks.stages` runs every stage in a clone and times it.
 
 `make reproduce` runs once in a fresh clone of HEAD, its own environment and an empty DVC cache included, and says when
-each stage starts; so a stage's time is that of its command and of what DVC does after it. Beside it stands what arithmetic alone takes: the operations
-of the matrix products that follow from params.yaml, over the measured rate of such products in float32 on all cores.
+each stage starts; so a stage's time is that of its command and of what DVC does after it. Beside it stands what
+arithmetic alone takes: the operations of the matrix products that follow from params.yaml, over the measured rate of
+such products in float32 on all cores.
 `--peak` measures that rate alone; `--markdown` prints the table of the last result.
 """
 
