@@ -25,7 +25,7 @@ MODELS = {
     },
 }  # fmt: skip
 DENSITY = {
-    "gmm": {"codes": 20000, "components": (30, 100), "iterations": 30},
+    "gmm": {"codes": 20000, "components": (30, 100), "iterations": 30, "shrinkage": 100.0},
     "flow": {"transforms": 3, "width": 128, "epochs": 20, "batch_size": 500, "learning_rate": 2e-3},
 }
 PCA = {"2": 0.0557, "4": 0.0479, "8": 0.0374, "16": 0.0269, "32": 0.0168, "64": 0.00905}

@@ -24,7 +24,7 @@ VQVAE = {
     "codebook": "ema", "decay": 0.9, "start": "kmeans", "restart": 1.0,
 }  # fmt: skip
 DENSITY = {
-    "gmm": {"codes": 5000, "components": [2, 3], "iterations": 50},
+    "gmm": {"codes": 5000, "components": [2, 3], "iterations": 50, "shrinkage": 0.0},
     "flow": {"transforms": 2, "width": 8, "epochs": 2, "batch_size": 50, "learning_rate": 1e-2},
 }
 TINY = {

@@ -119,6 +119,7 @@ class MixtureConfig(_Config):
     codes: Count
     components: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], Field(min_length=1)]
     iterations: Count
+    shrinkage: NonNegative
 
 
 class FlowConfig(_Config):

@@ -28,6 +28,10 @@ def unfitted(dimensions=D, **changes):
     return Mixture(dimensions, tiny_params(prior={"ae": {"gmm": gmm}}).prior.ae.gmm)
 
 
+def config(**changes):
+    return unfitted().config.model_copy(update=changes)
+
+
 def fitted(z, seed=0, **changes):
     return unfitted(z.shape[1], **changes).fit(z, z[:10], seed, lambda _: None)
 
@@ -124,8 +128,8 @@ def test_as_many_components_as_are_best_on_validation_are_taken():
 
 def test_each_iteration_is_scikit_learns():
     z = draw(800).double() + 50  # far from the origin, where careless sums of squares lose their digits
-    start = expectation_maximisation(z, 3, 0, seed=1)
-    weights, means, covariances = expectation_maximisation(z, 3, 4, seed=1)
+    start = expectation_maximisation(z, 3, config(iterations=0), seed=1)
+    weights, means, covariances = expectation_maximisation(z, 3, config(iterations=4), seed=1)
     reference = GaussianMixture(
         3, max_iter=4, tol=0.0, reg_covar=1e-6 * float(z.var()), weights_init=start[0].numpy(),
         means_init=start[1].numpy(), precisions_init=torch.linalg.inv(start[2]).numpy(),
@@ -135,6 +139,27 @@ def test_each_iteration_is_scikit_learns():
     torch.testing.assert_close(weights, torch.from_numpy(reference.weights_), rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(means, torch.from_numpy(reference.means_), rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(covariances, torch.from_numpy(reference.covariances_), rtol=1e-5, atol=1e-7)
+
+
+def test_covariances_are_drawn_towards_that_of_all_components():
+    z = draw(800).double()
+    weights, _, alone = expectation_maximisation(z, 3, config(iterations=0), seed=1)
+    _, _, drawn = expectation_maximisation(z, 3, config(iterations=0, shrinkage=200.0), seed=1)
+    counts = 800 * weights[:, None, None]
+    ridge = 1e-6 * float(z.var()) * torch.eye(D)
+    within = torch.einsum("c,cij->ij", weights, alone - ridge)
+    torch.testing.assert_close(drawn - ridge, (counts * (alone - ridge) + 200 * within) / (counts + 200))
+    _, _, one = expectation_maximisation(z, 3, config(iterations=5, shrinkage=1e12), seed=1)
+    torch.testing.assert_close(one, one[:1].expand_as(one))
+
+
+def test_shrinkage_helps_where_codes_are_few():
+    many = draw(2000, 12, key=3)
+
+    def nats(shrinkage):
+        return -float(fitted(draw(60, 12), components=[4], shrinkage=shrinkage).log_prob(many).double().mean())
+
+    assert nats(10.0) < nats(0.0) - 1
 
 
 def test_more_iterations_never_lower_the_likelihood():

@@ -4,6 +4,10 @@ With F(z) = [1, z, z z^T] the log density of a Gaussian is linear in F, and its 
 the mean of F (an exponential family). So a step of EM (Dempster, Laird, Rubin 1977) is two matrix products:
 responsibilities from F times natural parameters, then weighted sums of F.
 
+A component's covariance can be drawn towards that within all components, as if `shrinkage` codes more had been seen in
+it that vary so (after Fraley, Raftery 2007, "Bayesian regularization for normal mixture estimation"). That helps where
+most of the variance is a posterior's own, which is alike everywhere; an autoencoder's clusters are not alike.
+
 Axes: B codes, d dimensions, C components, S = 1 + d + d (d + 1) / 2 sufficient statistics.
 """
 
@@ -68,7 +72,7 @@ class Mixture(Prior):
         chosen = codes[order[: self.config.codes].to(codes.device)].double()
         best, kept = float("inf"), self.state_dict()
         for turn, components in enumerate(self.config.components, 1):
-            self._take(*expectation_maximisation(chosen, components, self.config.iterations, seed))
+            self._take(*expectation_maximisation(chosen, components, self.config, seed))
             nats = -float(self.log_prob(validation).double().mean())
             say({"epoch": turn, "components": components, "validation_nats": nats})
             if nats < best:
@@ -119,17 +123,17 @@ def natural_parameters(
 
 
 def expectation_maximisation(
-    codes: Float64[Tensor, "B d"], components: int, iterations: int, seed: int
+    codes: Float64[Tensor, "B d"], components: int, config: MixtureConfig, seed: int
 ) -> tuple[Float64[Tensor, " C"], Float64[Tensor, "C d"], Float64[Tensor, "C d d"]]:
     """Weights, means and covariances after at most so many iterations from k-means clusters."""
-    mean, ridge = codes.mean(0), max(RIDGE * float(codes.var()), LEAST_VARIANCE)
+    mean, shrinkage, ridge = codes.mean(0), config.shrinkage, max(RIDGE * float(codes.var()), LEAST_VARIANCE)
     centred = codes - mean  # keeps z z^T small, so that differences of large numbers lose no digits
     statistics = sufficient_statistics(centred)
     labels = _clusters(centred, components, seed)
     sums = torch.zeros(components, statistics.shape[1], dtype=codes.dtype, device=codes.device)
-    mixture = _maximise(sums.index_add_(0, labels, statistics), ridge)
+    mixture = _maximise(sums.index_add_(0, labels, statistics), shrinkage, ridge)
     before = -math.inf
-    for _ in range(iterations):
+    for _ in range(config.iterations):
         total, gained = torch.zeros_like(sums), 0.0
         natural = natural_parameters(*mixture)
         for part in statistics.split(CHUNK):
@@ -137,7 +141,7 @@ def expectation_maximisation(
             density = joint.logsumexp(1, keepdim=True)
             total.addmm_((joint - density).exp().T, part)
             gained += float(density.sum())
-        mixture = _maximise(total, ridge)
+        mixture = _maximise(total, shrinkage, ridge)
         if (gained - before) / len(codes) < TOLERANCE:
             break
         before = gained
@@ -145,7 +149,7 @@ def expectation_maximisation(
 
 
 def _maximise(
-    sums: Float64[Tensor, "C S"], ridge: float
+    sums: Float64[Tensor, "C S"], shrinkage: float, ridge: float
 ) -> tuple[Float64[Tensor, " C"], Float64[Tensor, "C d"], Float64[Tensor, "C d d"]]:
     """The mixture whose expected statistics are these sums over codes."""
     counts = sums[:, 0].clamp(min=1e-10)
@@ -155,6 +159,9 @@ def _maximise(
     squares = sums.new_empty(len(sums), dimensions, dimensions)
     squares[:, rows, columns] = squares[:, columns, rows] = sums[:, 1 + dimensions :] / counts[:, None]
     covariances = squares - torch.einsum("ci,cj->cij", means, means)
+    within = torch.einsum("c,cij->ij", counts / counts.sum(), covariances)
+    seen = counts[:, None, None]
+    covariances = (seen * covariances + shrinkage * within) / (seen + shrinkage)
     identity = torch.eye(dimensions, dtype=sums.dtype, device=sums.device)
     return counts / counts.sum(), means, covariances + ridge * identity
 
