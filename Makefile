@@ -29,11 +29,13 @@ drift: .venv/main  ## say whether dvc.lock and reports match code and params; ne
 test: .venv/dev  ## run the tests, a process a core
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-lint: .venv/dev  ## style, types
+lint: .venv/dev  ## style, types, what CI reads
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	@if command -v actionlint; then actionlint; else echo "no actionlint on the PATH: the workflow was not linted"; fi
+	$(PYTHON) -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
+	$(PYTHON) -m check_jsonschema --builtin-schema vendor.gitlab-ci .gitlab-ci.yml
+	@if command -v actionlint; then actionlint; else echo "no actionlint on the PATH: of the workflow only the schema was checked"; fi
 
 format: .venv/dev  ## put the code into the form that lint wants
 	$(PYTHON) -m ruff check --fix .
