@@ -1,6 +1,6 @@
-"""What MLflow costs: training one seed with and without live logging, publishing nine runs, and the start of its pages.
+"""What MLflow costs: the stage train with and without live logging, publishing all runs, and the start of its pages.
 
-`python -m benchmarks.live [--model vae] [--epochs 20] [--turns 3]`, in a repository after `dvc repro`. The two
+`python -m benchmarks.live [--model vae] [--epochs 14] [--turns 2]`, in a repository after `dvc repro`. The two
 trainings take turns, the stage itself in a folder of its own; processor seconds count every process, the one that logs
 too, and mean something on a machine that has other work as well. Publishing and pages use a store of their own.
 """
@@ -65,10 +65,9 @@ def timed(work: Callable[[], object]) -> dict[str, float]:
 
 
 def small_workspace(folder: Path, epochs: int) -> None:
-    """What the stage reads: the params here with one seed and so many epochs, and the data here."""
+    """What the stage reads: the params here with so many epochs, and the data here."""
     yaml = YAML()
     params = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["seeds"] = [0]
     params["train"]["epochs"] = epochs
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
@@ -76,7 +75,7 @@ def small_workspace(folder: Path, epochs: int) -> None:
 
 
 def compare_training(folder: Path, model: str, turns: int) -> dict[str, Any]:
-    """The whole stage in a folder with and without live logging, after one of each that is not counted."""
+    """The whole stage in a folder, all seeds side by side, with and without live logging."""
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PYTHONPATH": str(ROOT)}
 
     def run(script: str) -> None:
@@ -84,11 +83,9 @@ def compare_training(folder: Path, model: str, turns: int) -> dict[str, Any]:
 
     sides = {"without": lambda: run(WITHOUT + LIVE), "live": lambda: run(LIVE)}
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for turn in range(turns + 1):
+    for turn in range(turns):
         for name in sorted(sides, reverse=bool(turn % 2)):
-            result = timed(sides[name])
-            if turn:
-                measured[name].append(result)
+            measured[name].append(timed(sides[name]))
     found: dict[str, Any] = {}
     for unit in ("seconds", "processor_seconds"):
         values = {name: [each[unit] for each in results] for name, results in measured.items()}
@@ -152,26 +149,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.live", description=__doc__)
     parser.add_argument("--model", default="vae", help="entry of params.yaml (default: vae)")
-    parser.add_argument("--epochs", type=int, default=20, help="of a training (default: 20)")
-    parser.add_argument("--turns", type=int, default=3, help="after one that is not counted (default: 3)")
+    parser.add_argument("--epochs", type=int, help="of a training (default: those of params.yaml)")
+    parser.add_argument("--turns", type=int, default=2, help="of both (default: 2)")
     parser.add_argument("--no-store", action="store_true", help="training alone: neither publish nor pages")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the result (default: {RESULTS})")
     asked = parser.parse_args(arguments)
     device = choose_device(forks=True)
-    results = asked.results.resolve()
+    results, params = asked.results.resolve(), load_params()
+    epochs = asked.epochs or params.train.epochs
     tree: dict[str, Any] = {
         "device": device.type,
         "processors": os.cpu_count(),
         "model": asked.model,
-        "epochs": asked.epochs,
+        "epochs": epochs,
+        "seeds": params.seeds,
         "n": asked.turns,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "mlflow": version("mlflow")},
     }
     with tempfile.TemporaryDirectory() as folder:
-        small_workspace(Path(folder), asked.epochs)
+        small_workspace(Path(folder), epochs)
         tree["training"] = compare_training(Path(folder), asked.model, asked.turns)
         with chdir(folder):
-            tree["pictures_seconds"] = pictures_seconds(asked.model, asked.epochs, asked.turns)
+            tree["pictures_seconds"] = pictures_seconds(asked.model, epochs, asked.turns)
     if not asked.no_store:
         with tempfile.TemporaryDirectory() as folder:
             uri = f"sqlite:///{folder}/mlflow.db"

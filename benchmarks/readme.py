@@ -34,11 +34,16 @@ def live_table(tree: Mapping[str, Any]) -> list[str]:
     """Rows of Markdown of `benchmarks.live`."""
     if not tree:
         return ["not measured"]
-    lines = ["| Training of one seed | without | with live logging | its cost |", "|---|---|---|---|"]
+    lines = ["| The stage train | without | with live logging | its cost |", "|---|---|---|---|"]
     for unit, found in tree["training"].items():
         cost = ", ".join(f"{found['live_costs'][key]:.1%}" for key in ("median", "min", "max"))
         lines.append(f"| {unit} | {train.cell(found['without'])} | {train.cell(found['live'])} | {cost} |")
+    if "publish" in tree:
+        publish, again = (f"{tree[name]['seconds']:.1f} s" for name in ("publish", "publish_again"))
+        said = f"Publishing into an empty store takes {publish}, again {again}"
+        lines += ["", f"{said}; the first page of `make ui` is there after {tree['ui_seconds']:.1f} s."]
     how = f"{tree['processors']} cores, {tree['device']}, n = {tree['n']}, {tree['epochs']} epochs of {tree['model']}"
+    how += f", {len(tree['seeds'])} seeds side by side"
     return [*lines, "", f"`python -m benchmarks.live`: {how}; cost as median, least, most"]
 
 
