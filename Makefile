@@ -3,9 +3,8 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 PYTHON := .venv/bin/python
 DVC := $(PYTHON) -m dvc
 
-# Stages start `python` by name: the environment's comes first. Threads that wait asleep leave the cores to others.
+# Stages start `python` by name: the environment's comes first.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export OMP_WAIT_POLICY := passive
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 

@@ -139,7 +139,7 @@ def run_dvc(words: list[str]) -> None:
     """Run DVC of this environment, and let it speak. Raises ExperimentError where it fails."""
     # Stages start `python` by name, which has to be this environment's.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_WAIT_POLICY": "passive"}
+    quiet = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment = quiet | os.environ | {"PATH": path}
     done = subprocess.run([sys.executable, "-m", "dvc", *words], env=environment, check=False)  # noqa: S603
     if done.returncode:
