@@ -245,7 +245,9 @@ def test_a_silent_mirror_is_given_up(monkeypatch, server, tmp_path, raw, files):
     assert time.monotonic() - start < 30
 
 
-@pytest.mark.parametrize("wrong", [b"<html>please log in</html>", gzip.compress(b"other data")])
+@pytest.mark.parametrize(
+    "wrong", [b"<html>please log in</html>", gzip.compress(b"other data", mtime=0)], ids=["page", "other data"]
+)
 def test_a_wrong_file_from_a_mirror_is_an_error(monkeypatch, server, tmp_path, raw, files, wrong):
     offer_mirrors(monkeypatch, [server.root])
     server.answers.update({f"/{name}.gz": gzip.compress(data) for name, data in files.items()})
