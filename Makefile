@@ -7,6 +7,8 @@ DVC := $(PYTHON) -m dvc
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+# Byte code is kept from the first start on: every stage would otherwise spend seconds on compiling.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce drift test lint format ui report clean
@@ -55,11 +57,10 @@ clean:  ## remove the environment, data, models and scratch files; committed res
 	python3 -m venv .tools
 	.tools/bin/python -m pip install --quiet uv
 
-# Byte code is compiled once here: a stage would otherwise spend seconds on it at every start.
 .venv/main: pyproject.toml uv.lock | $(filter .tools/bin/uv,$(UV))
-	$(UV) sync --frozen --no-default-groups --inexact --compile-bytecode --quiet
+	$(UV) sync --frozen --no-default-groups --inexact --quiet
 	@touch $@
 
 .venv/dev: pyproject.toml uv.lock | $(filter .tools/bin/uv,$(UV))
-	$(UV) sync --frozen --group test --group lint --compile-bytecode --quiet
+	$(UV) sync --frozen --group test --group lint --quiet
 	@touch $@ .venv/main
