@@ -159,7 +159,7 @@ def test_a_fit_that_goes_on_knows_its_best_epoch(best, tmp_path):
 
         config = tiny_params().prior.vae.flow
         maximise_likelihood(
-            network, lambda batch: network(z[batch]).square().mean(), validate, z, config, 0.0, 0, print, checkpoints
+            network, lambda batch, _: network(z[batch]).square().mean(), validate, z, config, 0.0, 0, print, checkpoints
         )
         return network
 

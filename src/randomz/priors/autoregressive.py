@@ -25,45 +25,12 @@ from torch.nn import functional
 from randomz.params import CodePriorConfig
 from randomz.priors.base import Prior, Say
 from randomz.priors.likelihood import maximise_likelihood
+from randomz.priors.masked import MaskedLinear, cross_entropy_by_place, dropout
 from randomz.resume import Checkpoints
 from randomz.seeding import generator, integer
 
 CHUNK = 1000
-SLAB = 4  # places whose outputs are one matrix product
 FREQUENCIES = (0.5, 3.0)  # of the features of entries, in standard deviations of the codebook
-
-
-class MaskedLinear(nn.Module):
-    """A linear layer over N places in which a place gets what the places up to itself give.
-
-    The rows of a slab of places have columns up to its last place only: about half of the matrix is never stored.
-    What is left above the diagonal starts at 0 and gets no gradient.
-    """
-
-    def __init__(self, places: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.inputs, self.outputs = inputs, outputs
-        self.weights = nn.ParameterList()
-        self.bias = nn.Parameter(torch.zeros(places * outputs))
-        for first in range(0, places, SLAB):
-            last = min(first + SLAB, places)
-            seen = torch.tril(torch.ones(last, last))[first:]
-            mask = torch.kron(seen, torch.ones(outputs, inputs))
-            # Each row is scaled by the number of inputs that its mask leaves (He et al. 2015).
-            weight = nn.Parameter(torch.randn(mask.shape) * (2 / mask.sum(1, keepdim=True)).sqrt() * mask)
-            weight.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient.device))
-            self.weights.append(weight)
-
-    def forward(self, x: Float[Tensor, "B NI"]) -> Float[Tensor, "B NO"]:
-        """All places at once."""
-        slabs = [functional.linear(x[:, : weight.shape[1]], weight) for weight in self.weights]
-        return torch.cat(slabs, 1) + self.bias
-
-    def at(self, place: int, x: Float[Tensor, "B seen"]) -> Float[Tensor, "B outputs"]:
-        """One place, from what the places up to it hold."""
-        first = place % SLAB * self.outputs
-        weight = self.weights[place // SLAB][first : first + self.outputs, : (place + 1) * self.inputs]
-        return functional.linear(x, weight, self.bias[place * self.outputs : (place + 1) * self.outputs])
 
 
 class Block(nn.Module):
@@ -78,10 +45,10 @@ class Block(nn.Module):
             for weight in self.second.weights:
                 weight.mul_(0.3)  # close to the identity at first, as residual networks want
 
-    def forward(self, state: Float[Tensor, "B NU"]) -> Float[Tensor, "B NU"]:
-        """The new state of all places."""
+    def forward(self, state: Float[Tensor, "B NU"], noise: torch.Generator | None = None) -> Float[Tensor, "B NU"]:
+        """The new state of all places; with `noise` some units are dropped."""
         inner = functional.silu(self.first(functional.silu(state)))
-        added: Tensor = self.second(functional.dropout(inner, self.dropout, self.training))
+        added: Tensor = self.second(inner if noise is None else dropout(inner, self.dropout, noise))
         return state + added
 
 
@@ -117,16 +84,21 @@ class Autoregressive(Prior):
         self.embedding.weight.copy_(0.4 * features.repeat(len(self.offsets), 1))
         self.head.copy_(0.3 * self.config.units**-0.5 * fourier_features(self.codebook, self.config.units).T)
 
-    def forward(self, clusters: Int64[Tensor, " B"], flat: Int64[Tensor, "B N"]) -> Float[Tensor, "B N K"]:
-        """Logits of each place given the cluster and the places before it."""
+    def hidden(
+        self, clusters: Int64[Tensor, " B"], flat: Int64[Tensor, "B N"], noise: torch.Generator | None = None
+    ) -> Float[Tensor, "N B U"]:
+        """What the logits of each place are linear in; with `noise` some inputs and units are dropped."""
         before = self.embedding(flat[:, :-1] + self.offsets).flatten(1)
         embedded = torch.cat([self.cluster_embedding(clusters), before], 1)
-        state = self.input(functional.dropout(embedded, self.config.dropout, self.training))
+        state = self.input(embedded if noise is None else dropout(embedded, self.config.dropout, noise))
         for block in self.blocks:
-            state = block(state)
-        by_place = functional.silu(state).unflatten(1, (-1, self.config.units)).transpose(0, 1)
-        logits: Tensor = torch.bmm(by_place, self.head) + self.head_bias
-        return logits.transpose(0, 1)
+            state = block(state, noise)
+        by_grid: Tensor = functional.silu(state).unflatten(1, (-1, self.config.units))
+        return by_grid.transpose(0, 1)
+
+    def forward(self, clusters: Int64[Tensor, " B"], flat: Int64[Tensor, "B N"]) -> Float[Tensor, "B N K"]:
+        """Logits of each place given the cluster and the places before it."""
+        return torch.baddbmm(self.head_bias, self.hidden(clusters, flat), self.head).transpose(0, 1)
 
     def fit(
         self,
@@ -148,9 +120,9 @@ class Autoregressive(Prior):
             counts = torch.stack([torch.bincount(place, minlength=len(self.codebook)) for place in flat.T]) + 1
             self.head_bias.copy_((counts / counts.sum(1, keepdim=True)).log()[:, None])
 
-        def loss(batch: Tensor) -> Tensor:
-            logits = self(clusters[batch], flat[batch])
-            return functional.cross_entropy(logits.flatten(0, 1), flat[batch].flatten())
+        def loss(batch: Tensor, noise: torch.Generator) -> Tensor:
+            hidden = self.hidden(clusters[batch], flat[batch], noise)
+            return cross_entropy_by_place(hidden, self.head, self.head_bias, flat[batch].T)
 
         def validate() -> float:
             return -float(self.log_prob(validation).double().mean())

@@ -43,7 +43,7 @@ class Flow(Prior):
         self.mean.copy_(codes.mean(0))
         self.scale.copy_(codes.std(0).clamp(min=1e-6))
 
-        def loss(batch: Tensor) -> Tensor:
+        def loss(batch: Tensor, _: torch.Generator) -> Tensor:
             return -self._log_prob(codes[batch]).mean()
 
         def validate() -> float:

@@ -15,14 +15,16 @@ from randomz.params import CodePriorConfig, FlowConfig
 from randomz.priors.base import Say
 from randomz.resume import Checkpoints, restore, training_state, under_prefix, with_prefix
 from randomz.schedule import one_cycle
-from randomz.seeding import integer
+from randomz.seeding import generator, integer
 
 WARMUP = 0.1
+
+Loss = Callable[[Int64[Tensor, " B"], torch.Generator], Float[Tensor, ""]]  # with noise for dropout
 
 
 def maximise_likelihood(
     network: nn.Module,
-    loss: Callable[[Int64[Tensor, " B"]], Float[Tensor, ""]],
+    loss: Loss,
     validate: Callable[[], float],
     codes: Tensor,
     config: FlowConfig | CodePriorConfig,
@@ -31,7 +33,7 @@ def maximise_likelihood(
     say: Say,
     checkpoints: Checkpoints | None = None,
 ) -> None:
-    """AdamW on `loss` of batches of indices into `codes`; the weights of the epoch that validates best are kept.
+    """AdamW on `loss`, which gets a batch of indices into `codes` and noise; the epoch that validates best is kept.
 
     `validate` gives nats, lower is better. A set of codes smaller than a batch is one batch. With `checkpoints`, a fit
     that was stopped goes on after its last epoch, to the same bits; `say` hears of the epochs before again.
@@ -62,7 +64,7 @@ def maximise_likelihood(
 
 
 def _train_epoch(
-    loss: Callable[[Int64[Tensor, " B"]], Float[Tensor, ""]],
+    loss: Loss,
     optimiser: AdamW,
     codes: Tensor,
     config: FlowConfig | CodePriorConfig,
@@ -75,9 +77,7 @@ def _train_epoch(
     for index, batch in enumerate(order):
         step = (epoch - 1) * len(order) + index
         rate = one_cycle(step, config.epochs * len(order), config.learning_rate, WARMUP)
-        with torch.random.fork_rng(devices=[]):  # dropout can draw from the global stream only
-            torch.manual_seed(integer("prior dropout", seed, step))
-            value = loss(batch)
+        value = loss(batch, generator("prior dropout", seed, step))
         optimiser.zero_grad()
         value.backward()
         optimiser.step(rate)
