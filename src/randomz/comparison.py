@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from randomz.claims import Estimate, Tree
 from randomz.figures import number
@@ -133,7 +133,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Estimate:
     if not sum(parts):
         return Estimate(mean, mean, mean, ())
     freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (a, b), strict=True))
-    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(sum(parts))
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(sum(parts))
     return Estimate(mean, mean - half, mean + half, ())
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 Tree = dict[str, Any]
 
@@ -25,5 +25,5 @@ def interval(values: Sequence[float]) -> Tree:
     mean = float(np.mean(values))
     if len(values) == 1:
         return {"mean": mean, "low": None, "high": None, "per_seed": list(values)}
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(len(values)))
     return {"mean": mean, "low": mean - half, "high": mean + half, "per_seed": list(values)}

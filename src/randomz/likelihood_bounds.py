@@ -18,6 +18,7 @@ from randomz.likelihood import Likelihood
 
 DRAWS = 1000
 BOUNDS = (1, 10, 100, 1000)
+ROWS = 1000  # images that are decoded at once on a CPU, whose cache holds no more
 
 
 @runtime_checkable
@@ -69,7 +70,8 @@ def likelihood_bounds(
     for x in chunks:
         dimensions = model.posterior(x[:1]).mu.shape[-1]
         eps = torch.randn(DRAWS, len(x), dimensions, generator=noise).to(x.device)
-        weights = log_weights(model, x, eps).double()
+        size = max(1, ROWS // len(x)) if x.device.type == "cpu" else DRAWS
+        weights = torch.cat([log_weights(model, x, part) for part in eps.split(size)]).double()
         for k in bounds:
             each[k].append(importance_bound(weights, k))
     values = {k: torch.cat(parts) for k, parts in each.items()}

@@ -114,7 +114,11 @@ def _train_epoch(run: Run, train: Split, drawn: Draw, config: TrainConfig, seed:
     steps = range((epoch - 1) * len(order), epoch * len(order))
     rates = [triangle(step, config.epochs * len(order), config.learning_rate, config.warmup) for step in steps]
     inputs = (
-        (drawn(train.images[batch], generator("binarise", seed, step)), rate, generator("noise", seed, step))
+        (
+            drawn(train.images.index_select(0, batch), generator("binarise", seed, step)),
+            rate,
+            generator("noise", seed, step),
+        )
         for step, rate, batch in zip(steps, rates, order, strict=True)
     )
     # Read once an epoch: to look at each step would make a GPU wait for it.

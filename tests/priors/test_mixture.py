@@ -7,7 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from synthetic import tiny_params
 
-from randomz.priors.mixture import Mixture, expectation_maximisation
+from randomz.priors.mixture import Mixture, expectation_maximisation, sufficient_statistics
 from randomz.seeding import generator
 
 D, DRAWS = 3, 20000
@@ -128,8 +128,8 @@ def test_as_many_components_as_are_best_on_validation_are_taken():
 
 def test_each_iteration_is_scikit_learns():
     z = draw(800).double() + 50  # far from the origin, where careless sums of squares lose their digits
-    start = expectation_maximisation(z, 3, config(iterations=0), seed=1)
-    weights, means, covariances = expectation_maximisation(z, 3, config(iterations=4), seed=1)
+    start = expectation_maximisation(sufficient_statistics(z), 3, config(iterations=0), seed=1)
+    weights, means, covariances = expectation_maximisation(sufficient_statistics(z), 3, config(iterations=4), seed=1)
     reference = GaussianMixture(
         3, max_iter=4, tol=0.0, reg_covar=1e-6 * float(z.var()), weights_init=start[0].numpy(),
         means_init=start[1].numpy(), precisions_init=torch.linalg.inv(start[2]).numpy(),
@@ -143,13 +143,13 @@ def test_each_iteration_is_scikit_learns():
 
 def test_covariances_are_drawn_towards_that_of_all_components():
     z = draw(800).double()
-    weights, _, alone = expectation_maximisation(z, 3, config(iterations=0), seed=1)
-    _, _, drawn = expectation_maximisation(z, 3, config(iterations=0, shrinkage=200.0), seed=1)
+    weights, _, alone = expectation_maximisation(sufficient_statistics(z), 3, config(iterations=0), seed=1)
+    _, _, drawn = expectation_maximisation(sufficient_statistics(z), 3, config(iterations=0, shrinkage=200.0), seed=1)
     counts = 800 * weights[:, None, None]
     ridge = 1e-6 * float(z.var()) * torch.eye(D)
     within = torch.einsum("c,cij->ij", weights, alone - ridge)
     torch.testing.assert_close(drawn - ridge, (counts * (alone - ridge) + 200 * within) / (counts + 200))
-    _, _, one = expectation_maximisation(z, 3, config(iterations=5, shrinkage=1e12), seed=1)
+    _, _, one = expectation_maximisation(sufficient_statistics(z), 3, config(iterations=5, shrinkage=1e12), seed=1)
     torch.testing.assert_close(one, one[:1].expand_as(one))
 
 

@@ -21,6 +21,7 @@ from randomz.params import NetworkConfig, VQVAEConfig
 
 KMEANS_ITERATIONS = 10
 COLUMNS = 32  # that the scores of all entries are laid out in
+SLAB = 4096  # vectors that are scored at once
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class VQVAELoss(Loss):
 def nearest_code(z_e: Float[Tensor, "*M D"], codebook: Float[Tensor, "K D"]) -> Int64[Tensor, "*M"]:
     """K = argmin_j |z_e - e_j|_2 = argmax_j z_e e_j - |e_j|^2 / 2; |z_e|^2 is the same for every j and left out."""
     flat = functional.pad(z_e.flatten(0, -2), (0, 1), value=1.0)
-    scores = flat @ torch.cat([codebook, -0.5 * codebook.square().sum(-1, keepdim=True)], 1).T
-    return argmax_in_columns(scores).view(z_e.shape[:-1])
+    entries = torch.cat([codebook, -0.5 * codebook.square().sum(-1, keepdim=True)], 1).T
+    return torch.cat([argmax_in_columns(slab @ entries) for slab in flat.split(SLAB)]).view(z_e.shape[:-1])
 
 
 def argmax_in_columns(scores: Float[Tensor, "M K"]) -> Int64[Tensor, " M"]:

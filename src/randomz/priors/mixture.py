@@ -29,7 +29,7 @@ from randomz.seeding import generator, integer
 RIDGE = 1e-6  # share of the codes' variance that every covariance gets on its diagonal
 LEAST_VARIANCE = 1e-8  # where all codes are alike
 TOLERANCE = 1e-4  # nats a code: EM has converged when an iteration gains less
-CHUNK = 10000
+CHUNK = 2000  # codes at a time: what comes of them stays in the cache
 
 
 class Mixture(Prior):
@@ -70,9 +70,13 @@ class Mixture(Prior):
             )
         order = torch.randperm(len(codes), generator=generator("mixture codes", seed))
         chosen = codes[order[: self.config.codes].to(codes.device)].double()
+        mean = chosen.mean(0)
+        # Without their mean z z^T is small, so that differences of large numbers lose no digits.
+        statistics = sufficient_statistics(chosen - mean)
         best, kept = float("inf"), self.state_dict()
         for turn, components in enumerate(self.config.components, 1):
-            self._take(*expectation_maximisation(chosen, components, self.config, seed))
+            weights, means, covariances = expectation_maximisation(statistics, components, self.config, seed)
+            self._take(weights, means + mean, covariances)
             nats = -float(self.log_prob(validation).double().mean())
             say({"epoch": turn, "components": components, "validation_nats": nats})
             if nats < best:
@@ -104,8 +108,12 @@ class Mixture(Prior):
 
 def sufficient_statistics(codes: Float64[Tensor, "B d"]) -> Float64[Tensor, "B S"]:
     """F(z) = [1, z, z z^T], of the symmetric z z^T the upper triangle."""
-    rows, columns = torch.triu_indices(codes.shape[1], codes.shape[1], device=codes.device)
-    return torch.cat([torch.ones_like(codes[:, :1]), codes, codes[:, rows] * codes[:, columns]], 1)
+    products = [code * codes[:, place:] for place, code in enumerate(codes.split(1, 1))]
+    return torch.cat([torch.ones_like(codes[:, :1]), codes, *products], 1)
+
+
+def _dimensions(statistics: Float64[Tensor, "... S"]) -> int:
+    return (math.isqrt(8 * statistics.shape[-1] + 1) - 3) // 2  # S = (d + 1) (d + 2) / 2
 
 
 def natural_parameters(
@@ -123,13 +131,12 @@ def natural_parameters(
 
 
 def expectation_maximisation(
-    codes: Float64[Tensor, "B d"], components: int, config: MixtureConfig, seed: int
+    statistics: Float64[Tensor, "B S"], components: int, config: MixtureConfig, seed: int
 ) -> tuple[Float64[Tensor, " C"], Float64[Tensor, "C d"], Float64[Tensor, "C d d"]]:
-    """Weights, means and covariances after at most so many iterations from k-means clusters."""
-    mean, shrinkage, ridge = codes.mean(0), config.shrinkage, max(RIDGE * float(codes.var()), LEAST_VARIANCE)
-    centred = codes - mean  # keeps z z^T small, so that differences of large numbers lose no digits
-    statistics = sufficient_statistics(centred)
-    labels = _clusters(centred, components, seed)
+    """Weights, means and covariances after at most so many iterations from k-means clusters of the codes."""
+    codes = statistics[:, 1 : 1 + _dimensions(statistics)]
+    shrinkage, ridge = config.shrinkage, max(RIDGE * float(codes.var()), LEAST_VARIANCE)
+    labels = _clusters(codes, components, seed)
     sums = torch.zeros(components, statistics.shape[1], dtype=codes.dtype, device=codes.device)
     mixture = _maximise(sums.index_add_(0, labels, statistics), shrinkage, ridge)
     before = -math.inf
@@ -145,7 +152,7 @@ def expectation_maximisation(
         if (gained - before) / len(codes) < TOLERANCE:
             break
         before = gained
-    return mixture[0], mixture[1] + mean, mixture[2]
+    return mixture
 
 
 def _maximise(
@@ -153,7 +160,7 @@ def _maximise(
 ) -> tuple[Float64[Tensor, " C"], Float64[Tensor, "C d"], Float64[Tensor, "C d d"]]:
     """The mixture whose expected statistics are these sums over codes."""
     counts = sums[:, 0].clamp(min=1e-10)
-    dimensions = (math.isqrt(8 * sums.shape[1] + 1) - 3) // 2  # S = (d + 1) (d + 2) / 2
+    dimensions = _dimensions(sums)
     means = sums[:, 1 : 1 + dimensions] / counts[:, None]
     rows, columns = torch.triu_indices(dimensions, dimensions, device=sums.device)
     squares = sums.new_empty(len(sums), dimensions, dimensions)
