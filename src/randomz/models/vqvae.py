@@ -21,7 +21,7 @@ from randomz.params import NetworkConfig, VQVAEConfig
 
 KMEANS_ITERATIONS = 10
 COLUMNS = 32  # that the scores of all entries are laid out in
-SLAB = 4096  # vectors that are scored at once
+SLAB = 512  # vectors that are scored at once on a CPU: a megabyte of scores stays in the cache
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def nearest_code(z_e: Float[Tensor, "*M D"], codebook: Float[Tensor, "K D"]) -> 
     """K = argmin_j |z_e - e_j|_2 = argmax_j z_e e_j - |e_j|^2 / 2; |z_e|^2 is the same for every j and left out."""
     flat = functional.pad(z_e.flatten(0, -2), (0, 1), value=1.0)
     entries = torch.cat([codebook, -0.5 * codebook.square().sum(-1, keepdim=True)], 1).T
-    return torch.cat([argmax_in_columns(slab @ entries) for slab in flat.split(SLAB)]).view(z_e.shape[:-1])
+    slabs = flat.split(SLAB if flat.device.type == "cpu" else max(1, len(flat)))
+    return torch.cat([argmax_in_columns(slab @ entries) for slab in slabs]).view(z_e.shape[:-1])
 
 
 def argmax_in_columns(scores: Float[Tensor, "M K"]) -> Int64[Tensor, " M"]:
