@@ -80,10 +80,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The end of an epoch: when, in seconds since 1970, and the validation loss there, nats per image."""
+    """When an epoch began and ended, in seconds since 1970, and the validation loss there, nats per image.
+
+    The first one begins with the building of the model.
+    """
 
     seed: int
     epoch: int
+    began: float
     at: float
     validation: float
 
@@ -119,15 +123,19 @@ def ours(task: Task, seeds: Sequence[int], change: Callable[[LatentModel], None]
     """As the stage `train` does it: every seed a process on a CPU, with a checkpoint an epoch."""
 
     def work(seed: int, say: Callable[[dict[str, float]], None]) -> None:
+        began = time.time()
         model = task.build(seed)
         change(model)
         with tempfile.TemporaryDirectory() as folder:
             for row in fit(model, task.kind.loss, task.data, task.train, seed, Checkpoints(Path(folder))):
-                say({"epoch": row["epoch"], "at": time.time(), "validation": row["validation_total"]})
+                at = time.time()
+                say({"epoch": row["epoch"], "began": began, "at": at, "validation": row["validation_total"]})
+                began = at
 
     for event in each_seed(work, seeds, task.device):
         if isinstance(event, Progress):
-            yield Epoch(event.seed, int(event.row["epoch"]), event.row["at"], event.row["validation"])
+            row = event.row
+            yield Epoch(event.seed, int(row["epoch"]), row["began"], row["at"], row["validation"])
         else:
             assert isinstance(event, Done)
 
@@ -216,19 +224,24 @@ def one_by_one(
     train: Callable[[Task, int, LatentModel, Say], None], task: Task, seeds: Iterable[int], finished: Say
 ) -> Iterator[Epoch]:
     """Seeds one after the other with all cores; each epoch's weights are kept, and measured when all is `finished`."""
-    ends: list[tuple[int, int, float, dict[str, Tensor]]] = []
+    ends: list[tuple[int, int, float, float, dict[str, Tensor]]] = []
     models = {}
+    began = time.time()
     for seed in seeds:
         model = models[seed] = task.build(seed)
 
         def say(epoch: int, seed: int = seed, model: LatentModel = model) -> None:
-            ends.append((seed, epoch, time.time(), {key: value.clone() for key, value in model.state_dict().items()}))
+            nonlocal began
+            at, state = time.time(), {key: value.clone() for key, value in model.state_dict().items()}
+            ends.append((seed, epoch, began, at, state))
+            began = at
 
         train(task, seed, model, say)
+        began = time.time()
     finished(0)
-    for seed, epoch, at, state in ends:
+    for seed, epoch, start, at, state in ends:
         models[seed].load_state_dict(state)
-        yield Epoch(seed, epoch, at, task.validation_loss(models[seed], seed))
+        yield Epoch(seed, epoch, start, at, task.validation_loss(models[seed], seed))
 
 
 def processor_seconds() -> float:

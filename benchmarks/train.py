@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +70,16 @@ class Run:
 
     @property
     def warm(self) -> float:
-        """Images a second of the epochs after the first, over the time in which any seed was in one of those."""
-        spans = [(min(ends), max(ends)) for ends in self._ends().values()]
-        count = sum(epoch.epoch > 1 for epoch in self.epochs)
-        return self.images * count / covered(spans)
+        """Images a second of the epochs after the first.
 
-    def _ends(self) -> dict[int, list[float]]:
-        ends: dict[int, list[float]] = {}
-        for epoch in self.epochs:
-            ends.setdefault(epoch.seed, []).append(epoch.at)
-        return ends
+        A moment counts by the share of the seeds running then that are in one of those: side by side, seeds fall out of
+        step, and what a late one does in its first epoch takes time from the others.
+        """
+        seconds = 0.0
+        for start, end in pairwise(sorted({edge for epoch in self.epochs for edge in (epoch.began, epoch.at)})):
+            running = [epoch.epoch > 1 for epoch in self.epochs if epoch.began <= start and epoch.at >= end]
+            seconds += (end - start) * sum(running) / max(1, len(running))
+        return self.images * sum(epoch.epoch > 1 for epoch in self.epochs) / seconds
 
     def validation(self) -> list[float]:
         """The last validation loss of each seed."""
@@ -89,15 +90,6 @@ class Run:
         """From the start of the process to the first epoch's end with no more than this validation loss."""
         reached = [epoch.at for epoch in self.epochs if epoch.validation <= level]
         return min(reached) - self.started if reached else None
-
-
-def covered(spans: Sequence[tuple[float, float]]) -> float:
-    """The length of the union of intervals."""
-    total, end = 0.0, float("-inf")
-    for first, last in sorted(spans):
-        total += max(0.0, last - max(first, end))
-        end = max(end, last)
-    return total
 
 
 def train(entry: Entry, epochs: int, images: int) -> Run:

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -6,22 +7,17 @@ import torch
 
 from benchmarks import train
 from benchmarks.contestants import Epoch
-from benchmarks.train import Entry, Run, covered, main, rates, section, take_turns, throughput_entries
+from benchmarks.train import Entry, Run, main, rates, section, take_turns, throughput_entries
 
 
-def made_run(started=100.0, finished=120.0, spans=((104.0, 106.0, 110.0),), losses=(9.0, 7.0)):
-    """Epochs of 1,000 images that end at these times, one tuple a seed."""
+def made_run(started=100.0, finished=120.0, spans=((102.0, 104.0, 106.0, 110.0),), losses=(9.0, 7.0)):
+    """Epochs of 1,000 images, one tuple a seed: when the first began, and the end of each."""
     epochs = [
-        Epoch(seed, number, at, loss)
-        for seed, ends in enumerate(spans)
-        for number, (at, loss) in enumerate(zip(ends, [*losses, losses[-1]], strict=False), 1)
+        Epoch(seed, number, began, at, loss)
+        for seed, times in enumerate(spans)
+        for number, ((began, at), loss) in enumerate(zip(pairwise(times), [*losses, losses[-1]], strict=False), 1)
     ]
     return Run(started, finished, 30.0, 1000, tuple(epochs))
-
-
-def test_intervals_that_overlap_count_once():
-    assert covered([(0.0, 2.0), (1.0, 3.0), (5.0, 6.0), (5.2, 5.4)]) == 4.0
-    assert covered([]) == 0.0
 
 
 def test_warm_leaves_the_first_epoch_out_and_cold_nothing():
@@ -31,12 +27,17 @@ def test_warm_leaves_the_first_epoch_out_and_cold_nothing():
 
 
 def test_seeds_side_by_side_share_their_time_and_one_after_the_other_do_not():
-    together = made_run(spans=((104.0, 108.0), (104.0, 108.0)))
-    in_turn = made_run(spans=((104.0, 106.0), (108.0, 110.0)))
+    together = made_run(spans=((100.0, 104.0, 108.0), (100.0, 104.0, 108.0)))
+    in_turn = made_run(spans=((100.0, 104.0, 106.0), (107.0, 108.0, 110.0)))
     assert together.warm == pytest.approx(2000 / 4)
     assert in_turn.warm == pytest.approx(2000 / 4)
-    assert made_run(spans=((104.0, 107.0), (106.0, 108.0))).warm == pytest.approx(2000 / 4)
     assert together.validation() == [7.0, 7.0]
+
+
+def test_time_beside_a_late_seeds_first_epoch_is_shared_with_it():
+    late = made_run(spans=((100.0, 104.0, 107.0), (100.0, 106.0, 108.0)))
+    # From 104 to 106 half of the time is a first epoch's, from then on none.
+    assert late.warm == pytest.approx(2000 / (1 + 2))
 
 
 def test_time_to_a_level_counts_from_the_start_of_the_process():
@@ -76,7 +77,7 @@ def made(monkeypatch, tmp_path):
     def played(entry, epochs, images):
         assert (epochs, images) == (2, 500)
         slow, loss = (2, 8.0) if entry.contestant == "pythae" else (1, 7.0)
-        spans = tuple((100.0 + 4 * slow, 100.0 + 6 * slow) for _ in entry.seeds)
+        spans = tuple((100.0 + 2 * slow, 100.0 + 4 * slow, 100.0 + 6 * slow) for _ in entry.seeds)
         return made_run(finished=100.0 + 8 * slow, spans=spans, losses=(9.0, loss))
 
     split = SimpleNamespace(images=torch.zeros(20, 28, 28, dtype=torch.uint8))
