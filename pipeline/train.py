@@ -14,6 +14,7 @@ from randomz.graphs import own_stream
 from randomz.live import LiveRuns
 from randomz.models import load_kind
 from randomz.params import load_params
+from randomz.precision import warn_where_slow
 from randomz.progress import progress
 from randomz.resume import identity_of, open_checkpoints
 from randomz.snapshots import Snapshots
@@ -28,6 +29,7 @@ def train(name: str) -> None:
     params = load_params()
     config = params.model(name)
     device = choose_device(forks=True)
+    warn_where_slow(params.network.precision, device)
     kind = load_kind(config.kind)
     data = Data(train=load_split(TRAIN, device), validation=load_split(VALIDATION, device))
     used = {

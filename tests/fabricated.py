@@ -75,7 +75,7 @@ def make_params(models=("ae", "vae", "vqvae"), seeds=(0, 1, 2)):
             },
             "yardstick": {"reference": "test", "samples": 10000, "neighbours": 5, "accept": 0.95, "seed": 0},
             "study": {"samples": 5000, "seed": 0},
-            "network": {"width": 512, "encoder_depth": 2, "decoder_depth": 2},
+            "network": {"width": 512, "encoder_depth": 2, "decoder_depth": 2, "precision": "float32"},
             "train": {
                 "epochs": 5, "batch_size": 256, "learning_rate": 2e-3, "weight_decay": 1e-4, "warmup": 0.1,
                 "binarise": False,

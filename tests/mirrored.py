@@ -66,7 +66,8 @@ def finish(root: Path) -> None:
 def write_params(root: Path, **changed) -> None:
     yaml = YAML(typ="safe", pure=True)
     values = yaml.load((Path(__file__).parent.parent / "params.yaml").read_text())
-    values |= {"seeds": list(SEEDS), "network": {"width": 8, "encoder_depth": 1, "decoder_depth": 1}, **changed}
+    values |= {"seeds": list(SEEDS), **changed}
+    values["network"] |= {"width": 8, "encoder_depth": 1, "decoder_depth": 1}
     values["train"]["epochs"] = 20
     root.mkdir(parents=True, exist_ok=True)
     with (root / "params.yaml").open("w") as file:

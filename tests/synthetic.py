@@ -36,7 +36,7 @@ TINY = {
     },
     "yardstick": {"reference": "test", "samples": 500, "neighbours": 5, "accept": 0.95, "seed": 0},
     "study": {"samples": 500, "seed": 0},
-    "network": {"width": 16, "encoder_depth": 2, "decoder_depth": 2},
+    "network": {"width": 16, "encoder_depth": 2, "decoder_depth": 2, "precision": "float32"},
     "train": {
         "epochs": 2, "batch_size": 10, "learning_rate": 5e-3, "weight_decay": 1e-4, "warmup": 0.1, "binarise": False,
     },

@@ -49,7 +49,7 @@ def ruler(tiny_yardstick, tiny_judge):
 def params():
     """Enough of a model, and of training, that blobs are reconstructed."""
     return tiny_params(
-        network={"width": 32, "encoder_depth": 1, "decoder_depth": 1},
+        network={"width": 32, "encoder_depth": 1, "decoder_depth": 1, "precision": "float32"},
         train={"batch_size": 50, "epochs": 20, "learning_rate": 5e-3},
         models={"vqvae": {"codes": 16}},
     )

@@ -11,7 +11,7 @@ D = 3
 @pytest.fixture(params=[(1, 1), (2, 3), (3, 1)], ids=str)
 def network(request):
     encoder_depth, decoder_depth = request.param
-    return NetworkConfig(width=7, encoder_depth=encoder_depth, decoder_depth=decoder_depth)
+    return NetworkConfig(width=7, encoder_depth=encoder_depth, decoder_depth=decoder_depth, precision="float32")
 
 
 def test_the_encoder_adds_what_each_hidden_layer_makes(network):

@@ -22,6 +22,7 @@ Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Precision = Literal["float32", "bfloat16"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
@@ -74,6 +75,7 @@ class NetworkConfig(_Config):
     width: Count
     encoder_depth: Count
     decoder_depth: Count
+    precision: Precision
 
 
 class _Model(_Config):

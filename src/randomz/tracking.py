@@ -15,9 +15,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 from randomz import packaging
 from randomz.faults import SYSTEM, Held, find_faults
+from randomz.garbage import without_collection
 from randomz.processes import is_alive, token
 from randomz.records import DATASET, Package, Record, run_name
 from randomz.sheets import draw_sheets, draw_steps
@@ -37,11 +37,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, LoggedModelOutput, Metric, Param, Run
-from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.file_utils import local_file_uri_to_path
+# The import makes 1,800 modules: to look for garbage among them, where there is none, would take a tenth of its time.
+with without_collection():
+    from mlflow import MlflowClient
+    from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, LoggedModelOutput, Metric, Param, Run
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.utils.file_utils import local_file_uri_to_path
 
 OURS = "randomz."  # before our tags
 RUN, STATUS, PROCESS = "randomz.run", "randomz.status", "randomz.process"
@@ -50,7 +52,7 @@ BATCH = 1000  # metrics that one request may hold
 PAGE = 1000  # runs that one request is asked for
 EXAMPLES = 4  # images in a model's input example
 FOREIGN_PATIENCE = 24 * 3600  # seconds after which a run that another machine left running counts as dead
-WATCHED = 10.0  # seconds between two looks at what the machine does
+WATCHED = 1.0  # seconds, at least, between two looks at what the machine does
 STEPPED = re.compile(r"images/(.+)[+%]step[+%](\d+)[+%]timestamp[+%].*\.png")  # MLflow's name of a picture with a step
 MODEL = "model"
 
@@ -391,63 +393,45 @@ def serve(lines: Iterable[str]) -> None:
     mirror = open_mirror(find_place(), first["experiment"])
     _supersede(mirror, _given_up(mirror, {run_name(first["model"], seed) for seed in first["seeds"]}))
     runs = {seed: _start_live(mirror, first["model"], first["kind"], seed) for seed in first["seeds"]}
-    status = "KILLED"
-    with _watching(mirror.client, runs.values()):
-        for message in messages:
-            if "status" in message:
-                status = message["status"]
-                break
-            when, step = message["time"], message["step"]
-            metrics = [Metric(key, value, when, step) for key, value in message["metrics"].items()]
-            mirror.client.log_batch(runs[message["seed"]], metrics=metrics)
+    status, machine = "KILLED", Machine()
+    for message in messages:
+        if "status" in message:
+            status = message["status"]
+            break
+        # A request costs a hundredth of a second, so what the machine does goes along with the losses.
+        values = message["metrics"] | {SYSTEM + name: value for name, value in machine.look().items()}
+        metrics = [Metric(name, value, message["time"], message["step"]) for name, value in values.items()]
+        mirror.client.log_batch(runs[message["seed"]], metrics=metrics)
     for run_id in runs.values():
         mirror.client.set_terminated(run_id, status)
 
 
-@contextmanager
-def _watching(client: MlflowClient, run_ids: Collection[str]) -> Iterator[None]:
-    """Log meanwhile what the machine does, with MLflow's monitors, to all of these runs."""
-    ended, monitors = threading.Event(), _monitors()
+class Machine:
+    """What processors, memory and GPUs do, by MLflow's monitors."""
 
-    def watch() -> None:
-        step = 0
-        while not ended.is_set():
-            ended.wait(WATCHED)
-            values = {SYSTEM + name: value for monitor in monitors for name, value in _seen(monitor).items()}
-            metrics = [Metric(name, value, _now(), step) for name, value in values.items()]
-            # What goes wrong here goes wrong in the runs' own metrics too, and is told there.
-            with suppress(MlflowException):
-                for run_id in run_ids:
-                    client.log_batch(run_id, metrics=metrics)
-            step += 1
+    def __init__(self) -> None:
+        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor  # noqa: PLC0415
+        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor  # noqa: PLC0415
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+        self._monitors: list[Any] = [CPUMonitor()]  # type: ignore[no-untyped-call]
+        with suppress(ImportError, RuntimeError):
+            self._monitors.append(GPUMonitor())  # type: ignore[no-untyped-call]
+        self._values = self._seen()  # a share of time begins with the first look
+        self._until = 0.0
 
+    def look(self) -> dict[str, float]:
+        """Values since the last look; the same again within a second, of which a share would be noise."""
+        if time.monotonic() >= self._until:
+            self._values, self._until = self._seen(), time.monotonic() + WATCHED
+        return self._values
 
-def _monitors() -> list[Any]:
-    """MLflow's monitors of processors and memory, and of GPUs where there are some."""
-    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor  # noqa: PLC0415
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor  # noqa: PLC0415
-
-    monitors: list[Any] = [CPUMonitor()]  # type: ignore[no-untyped-call]
-    with suppress(ImportError, RuntimeError):
-        monitors.append(GPUMonitor())  # type: ignore[no-untyped-call]
-    for monitor in monitors:
-        _seen(monitor)  # a share of time begins with the first look
-    return monitors
-
-
-def _seen(monitor: Any) -> dict[str, float]:  # noqa: ANN401 (mlflow has no types for it)
-    monitor.clear_metrics()
-    monitor.collect_metrics()
-    values: dict[str, float] = monitor.aggregate_metrics()
-    return values
+    def _seen(self) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.clear_metrics()
+            monitor.collect_metrics()
+            values |= monitor.aggregate_metrics()
+        return values
 
 
 def _given_up(mirror: Mirror, names: set[str]) -> list[Run]:
