@@ -11,6 +11,7 @@ from randomz.batches import load_split
 from randomz.checkpoint import save_tensors
 from randomz.devices import Done, choose_device, each_seed
 from randomz.files import empty_folder, write_csv
+from randomz.graphs import own_stream
 from randomz.models import load_kind
 from randomz.params import load_params
 from randomz.priors import Say, build_priors, fit_priors, priors_state
@@ -40,17 +41,18 @@ def prior(name: str) -> None:
     checkpoints = open_checkpoints(SCRATCH / f"prior@{name}", identity_of(used, (TRAIN, VALIDATION, weights), device))
 
     def task(seed: int, say: Say) -> dict[str, Tensor]:
-        model = load_model(params, name, weights / f"seed-{seed}.safetensors", device)
-        codes = encode_all(model, train.images, generator("prior codes", seed))
-        held_out = encode_all(model, validation.images, generator("prior validation codes", seed))
-        priors = build_priors(params, name, model, seed)
-        fit_priors(priors, codes, held_out, seed, say, checkpoints.within(f"seed-{seed}"))
-        return priors_state(priors)
+        with own_stream(device):
+            model = load_model(params, name, weights / f"seed-{seed}.safetensors", device)
+            codes = encode_all(model, train.images, generator("prior codes", seed))
+            held_out = encode_all(model, validation.images, generator("prior validation codes", seed))
+            priors = build_priors(params, name, model, seed)
+            fit_priors(priors, codes, held_out, seed, say, checkpoints.within(f"seed-{seed}"))
+            return priors_state(priors)
 
     rows: list[dict[str, Any]] = []
     states: dict[int, dict[str, Tensor]] = {}
     with progress(f"prior {name}", 0, "step") as bar:
-        for event in each_seed(task, params.seeds, device):
+        for event in each_seed(task, params.seeds, device, at_once=True):
             if isinstance(event, Done):
                 states[event.seed] = event.result
             else:

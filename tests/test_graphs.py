@@ -12,6 +12,7 @@ from randomz.devices import Done, each_seed
 from randomz.graphs import Replayed, one_by_one, own_stream, runner
 from randomz.noise import Tape, draw
 from randomz.optimiser import AdamW
+from randomz.priors import build_priors
 from randomz.resume import Checkpoints
 from randomz.seeding import generator
 from randomz.trainer import Data, fit, train_step
@@ -126,6 +127,27 @@ def test_replayed_training_goes_on_from_a_checkpoint_to_the_same_bits(data, requ
     assert_same(train("vqvae", data, {}, Checkpoints(tmp_path)), plain)
 
 
+@pytest.mark.parametrize(("kind", "learned"), [("vae", "flow"), ("vqvae", "autoregressive")])
+def test_a_prior_that_is_replayed_gets_the_bits_of_the_plain_fit(kind, learned, monkeypatch, chunks_of_four):  # noqa: ARG001
+    def fitted():
+        params = tiny_params(prior={kind: {learned: {"batch_size": 10}} if kind == "vae" else {"batch_size": 10}})
+        prior = build_priors(params, kind, tiny_model(kind)[0], 0)[learned]
+        stream, rows = generator("test_graphs codes"), []
+        if kind == "vae":
+            codes = torch.randn(100, 3, generator=stream)
+        else:
+            codes = torch.randint(6, (100, 2, 2), generator=stream)
+        prior.fit(codes[:95], codes[95:], 0, rows.append)
+        return prior.state_dict(), rows
+
+    plain, captures = fitted(), []
+    monkeypatch.setattr(
+        "randomz.priors.likelihood.runner", lambda step, _: Replayed(step, lambda steps: rehearsed(steps, captures))
+    )
+    assert_same(fitted(), plain)
+    assert captures == [4, 1]
+
+
 def steps_given(count):
     """Inputs of a step, all different."""
     return [(torch.full((5,), step), step / 10, generator("test_graphs", step)) for step in range(count)]
@@ -177,6 +199,7 @@ def test_without_a_capture_steps_are_launched_one_by_one_with_a_single_warning(d
         raise RuntimeError("operation not permitted\nSearch for it elsewhere")
 
     plain = train("vae", data, {})
+    train("ae", data, {})  # the import of its code, checked for types, would make Python forget what it has warned of
     monkeypatch.setattr("randomz.trainer.runner", lambda step, _: Replayed(step))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", refuse)
     with warnings.catch_warnings(record=True) as seen:

@@ -20,7 +20,7 @@ from randomz.noise import Noise, Tape, fill, new_buffer
 
 STEPS = 32  # of a graph, at most
 
-Input = tuple[Tensor, float, torch.Generator]  # images, learning rate, stream of noise
+Input = tuple[Tensor, float, torch.Generator]  # a batch, learning rate, stream of noise
 Step = Callable[[Tensor, Any, Noise], dict[str, Tensor]]  # an input -> the mean of each loss term
 Run = Callable[[Iterator[Input]], dict[str, Tensor]]  # inputs of S steps -> each loss term [S], left on the device
 Launch = Callable[[], Tensor]
@@ -85,16 +85,16 @@ class Replayed:
 
     def _ready(self, chunk: list[Input]) -> Launch:
         """Put all that the steps are given where they look for it."""
-        images, rates, streams = zip(*chunk, strict=True)
-        batches, steps = torch.stack(images), partial(self._steps, len(chunk))
+        given, rates, streams = zip(*chunk, strict=True)
+        batches, steps = torch.stack(given), partial(self._steps, len(chunk))
         # AdamW reads a learning rate on a GPU as float32, and one on a CPU as the float64 that it is otherwise given.
         schedule = torch.tensor(rates, dtype=torch.float32 if batches.is_cuda else torch.float64)
         if self.tape is None:
-            self.images, self.rates = (new_buffer(rows, STEPS, batches.device) for rows in (batches, schedule))
+            self.batches, self.rates = (new_buffer(rows, STEPS, batches.device) for rows in (batches, schedule))
             self.tape = Tape(batches.device, STEPS)
             self.tape.refill(streams)
             return steps
-        fill(self.images, batches)
+        fill(self.batches, batches)
         fill(self.rates, schedule)
         self.tape.refill(streams)
         if len(chunk) not in self.graphs:
@@ -106,7 +106,7 @@ class Replayed:
         means = []
         for row in range(count):
             self.tape.rewind(row)
-            terms = self.step(self.images[row], self.rates[row], self.tape)
+            terms = self.step(self.batches[row], self.rates[row], self.tape)
             self.names = list(terms)
             means.append(torch.stack(list(terms.values())))
         return torch.stack(means)

@@ -17,7 +17,7 @@ from randomz.batches import Split, epoch_order, in_chunks, pixels
 from randomz.checkpoint import load_tensors
 from randomz.params import JudgeConfig
 from randomz.schedule import one_cycle
-from randomz.seeding import generator, integer
+from randomz.seeding import generator, global_stream, integer
 
 FEATURES = 128
 CLASSES = 10
@@ -91,8 +91,7 @@ def augment(x: Float[Tensor, "B 1 28 28"], config: JudgeConfig, noise: torch.Gen
 
 def fit_judge(train: Split, validation: Split, config: JudgeConfig, say: Callable[[dict[str, float]], None]) -> Judge:
     """Train a judge; `say` hears epoch, loss and validation accuracy. A function of the config's seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(integer("judge init", config.seed))
+    with global_stream("judge init", config.seed):
         judge = Judge()
     device = train.images.device
     judge.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,8 +1,13 @@
 """One random stream a purpose: every draw is a function of (purpose, keys), never of what was drawn before."""
 
 import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+_lent = threading.Lock()  # the one global generator that all threads share
 
 
 def _digest(purpose: str, keys: tuple[int, ...], size: int) -> int:
@@ -21,3 +26,11 @@ def generator(purpose: str, *keys: int) -> torch.Generator:
     Streams are drawn on the CPU so that order, initial weights and noise do not depend on the kind of device.
     """
     return torch.Generator().manual_seed(_digest(purpose, keys, 8) >> 1)
+
+
+@contextmanager
+def global_stream(purpose: str, *keys: int) -> Iterator[None]:
+    """Torch's global generator, from which layers take their initial weights, lent a stream of its own meanwhile."""
+    with _lent, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(integer(purpose, *keys))
+        yield

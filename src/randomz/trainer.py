@@ -1,6 +1,5 @@
 """Fit one model for one seed. It knows no model by name, no stage and no tracking."""
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +18,7 @@ from randomz.optimiser import AdamW
 from randomz.params import TrainConfig
 from randomz.resume import Checkpoints, restore, training_state
 from randomz.schedule import triangle
-from randomz.seeding import generator, integer
+from randomz.seeding import generator, global_stream
 
 START_IMAGES = 5000  # that a codebook starts from
 
@@ -27,8 +26,6 @@ LossFunction = Callable[[Any, Any, Tensor], Loss]
 Row = dict[str, float]
 Say = Callable[[Row], None]
 Draw = Callable[[Tensor, torch.Generator], Tensor]
-
-_building = threading.Lock()  # initial weights come from the one global generator that all threads share
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,7 @@ class Data:
 
 def build_seeded(build: Callable[[], LatentModel], seed: int) -> LatentModel:
     """A model whose initial weights are a function of the seed alone."""
-    with _building, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(integer("init", seed))
+    with global_stream("init", seed):
         return build()
 
 

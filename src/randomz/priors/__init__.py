@@ -15,7 +15,7 @@ from randomz.priors.flow import Flow
 from randomz.priors.gaussian import FittedGaussian, StandardNormal
 from randomz.priors.mixture import Mixture
 from randomz.resume import Checkpoints
-from randomz.seeding import integer
+from randomz.seeding import global_stream
 
 __all__ = ["Prior", "Priors", "Row", "Say", "build_priors", "fit_priors", "load_priors", "priors_state"]
 
@@ -27,8 +27,7 @@ def build_priors(params: Params, name: str, model: LatentModel, seed: int) -> Pr
 
     The oracle `posterior` is no prior: it encodes test images.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(integer("prior init", seed))
+    with global_stream("prior init", seed):
         return _build(params, name, model)
 
 

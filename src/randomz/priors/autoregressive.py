@@ -22,6 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.nn import functional
 
+from randomz.noise import Noise
 from randomz.params import CodePriorConfig
 from randomz.priors.base import Prior, Say
 from randomz.priors.likelihood import maximise_likelihood
@@ -45,7 +46,7 @@ class Block(nn.Module):
             for weight in self.second.weights:
                 weight.mul_(0.3)  # close to the identity at first, as residual networks want
 
-    def forward(self, state: Float[Tensor, "B NU"], noise: torch.Generator | None = None) -> Float[Tensor, "B NU"]:
+    def forward(self, state: Float[Tensor, "B NU"], noise: Noise | None = None) -> Float[Tensor, "B NU"]:
         """The new state of all places; with `noise` some units are dropped."""
         inner = functional.silu(self.first(functional.silu(state)))
         added: Tensor = self.second(inner if noise is None else dropout(inner, self.dropout, noise))
@@ -85,7 +86,7 @@ class Autoregressive(Prior):
         self.head.copy_(0.3 * self.config.units**-0.5 * fourier_features(self.codebook, self.config.units).T)
 
     def hidden(
-        self, clusters: Int64[Tensor, " B"], flat: Int64[Tensor, "B N"], noise: torch.Generator | None = None
+        self, clusters: Int64[Tensor, " B"], flat: Int64[Tensor, "B N"], noise: Noise | None = None
     ) -> Float[Tensor, "N B U"]:
         """What the logits of each place are linear in; with `noise` some inputs and units are dropped."""
         before = self.embedding(flat[:, :-1] + self.offsets).flatten(1)
@@ -120,7 +121,7 @@ class Autoregressive(Prior):
             counts = torch.stack([torch.bincount(place, minlength=len(self.codebook)) for place in flat.T]) + 1
             self.head_bias.copy_((counts / counts.sum(1, keepdim=True)).log()[:, None])
 
-        def loss(batch: Tensor, noise: torch.Generator) -> Tensor:
+        def loss(batch: Tensor, noise: Noise) -> Tensor:
             hidden = self.hidden(clusters[batch], flat[batch], noise)
             return cross_entropy_by_place(hidden, self.head, self.head_bias, flat[batch].T)
 

@@ -10,6 +10,7 @@ import zuko
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from randomz.noise import Noise
 from randomz.params import FlowConfig
 from randomz.priors.base import Prior, Say
 from randomz.priors.likelihood import maximise_likelihood
@@ -43,7 +44,7 @@ class Flow(Prior):
         self.mean.copy_(codes.mean(0))
         self.scale.copy_(codes.std(0).clamp(min=1e-6))
 
-        def loss(batch: Tensor, _: torch.Generator) -> Tensor:
+        def loss(batch: Tensor, _: Noise) -> Tensor:
             return -self._log_prob(codes[batch]).mean()
 
         def validate() -> float:

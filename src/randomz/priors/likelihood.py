@@ -3,13 +3,15 @@
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from randomz.batches import epoch_order
 from randomz.finite import check_finite, check_steps
+from randomz.graphs import Run, runner
+from randomz.noise import Noise
 from randomz.optimiser import AdamW
 from randomz.params import CodePriorConfig, FlowConfig
 from randomz.priors.base import Say
@@ -19,7 +21,7 @@ from randomz.seeding import generator, integer
 
 WARMUP = 0.1
 
-Loss = Callable[[Int64[Tensor, " B"], torch.Generator], Float[Tensor, ""]]  # with noise for dropout
+Loss = Callable[[Int64[Tensor, " B"], Noise], Float[Tensor, ""]]  # with noise for dropout
 
 
 def maximise_likelihood(
@@ -47,9 +49,10 @@ def maximise_likelihood(
     best = under_prefix("best", saved.tensors) if saved else copy.deepcopy(network.state_dict())
     for row in rows:
         say(row)
+    run = runner(partial(_step, loss, optimiser), codes.device)
     for epoch in range(len(rows) + 1, config.epochs + 1):
         network.train()
-        _train_epoch(loss, optimiser, codes, config, seed, epoch)
+        _train_epoch(run, codes, config, seed, epoch)
         network.eval()
         nats = validate()
         check_finite({"validation_nats": nats}, f"after epoch {epoch}")
@@ -63,23 +66,21 @@ def maximise_likelihood(
     network.eval()
 
 
-def _train_epoch(
-    loss: Loss,
-    optimiser: AdamW,
-    codes: Tensor,
-    config: FlowConfig | CodePriorConfig,
-    seed: int,
-    epoch: int,
-) -> None:
+def _step(
+    loss: Loss, optimiser: AdamW, batch: Int64[Tensor, " B"], rate: float | Float[Tensor, ""], noise: Noise
+) -> dict[str, Float[Tensor, ""]]:
+    value = loss(batch, noise)
+    optimiser.zero_grad()
+    value.backward()
+    optimiser.step(rate)
+    return {"loss": value.detach()}
+
+
+def _train_epoch(run: Run, codes: Tensor, config: FlowConfig | CodePriorConfig, seed: int, epoch: int) -> None:
     size = min(config.batch_size, len(codes))
     order = epoch_order(len(codes), size, integer("prior order", seed), epoch - 1).to(codes.device)
-    losses = []
-    for index, batch in enumerate(order):
-        step = (epoch - 1) * len(order) + index
-        rate = one_cycle(step, config.epochs * len(order), config.learning_rate, WARMUP)
-        value = loss(batch, generator("prior dropout", seed, step))
-        optimiser.zero_grad()
-        value.backward()
-        optimiser.step(rate)
-        losses.append(value.detach())
-    check_steps({"loss": torch.stack(losses)}, epoch)
+    steps = range((epoch - 1) * len(order), epoch * len(order))
+    rates = [one_cycle(step, config.epochs * len(order), config.learning_rate, WARMUP) for step in steps]
+    streams = (generator("prior dropout", seed, step) for step in steps)
+    losses = run(zip(order, rates, streams, strict=True))
+    check_steps({name: values.cpu() for name, values in losses.items()}, epoch)

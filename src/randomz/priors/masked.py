@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from randomz.noise import Noise, draw
+
 SLAB = 4  # places whose outputs are one matrix product
 LEVELS = 2**16  # that a number to drop by can have: four are drawn at once
 
@@ -121,11 +123,11 @@ class _CrossEntropy(torch.autograd.Function):
         return *(each * gradient for each in ctx.saved_tensors), None
 
 
-def dropout(x: Float[Tensor, "*B"], share: float, noise: torch.Generator) -> Float[Tensor, "*B"]:
+def dropout(x: Float[Tensor, "*B"], share: float, noise: Noise) -> Float[Tensor, "*B"]:
     """Numbers set to 0, each with this probability to the nearest 2^-16; the others grow by as much on average.
 
     torch's own takes twice the time on a CPU, and draws from the one global generator alone.
     """
-    words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,), generator=noise)
+    words = draw(noise, x.device, torch.randint, -(2**63), 2**63 - 1, ((x.numel() + 3) // 4,))
     kept = words.view(torch.int16)[: x.numel()] >= round(share * LEVELS) - LEVELS // 2
-    return x * (kept.view(x.shape) * (1 / (1 - share))).to(x.device)
+    return x * (kept.view(x.shape) * (1 / (1 - share)))
