@@ -141,6 +141,31 @@ def test_each_iteration_is_scikit_learns():
     torch.testing.assert_close(covariances, torch.from_numpy(reference.covariances_), rtol=1e-5, atol=1e-7)
 
 
+def test_shares_that_are_all_but_nothing_are_taken_for_less_than_that(monkeypatch):
+    """Clusters so far apart that a share is e^-710 or so, a number that has lost its digits and costs much time."""
+    z = torch.tensor([[0.0], [33.0]]) + torch.linspace(-1.5, 1.5, 400)[:, None, None]
+    statistics = sufficient_statistics(z.flatten(0, 1).double())
+
+    def fit():
+        return expectation_maximisation(statistics, 2, config(iterations=5, shrinkage=0), seed=1)
+
+    shares = []
+    exponential = torch.Tensor.exp
+
+    def recorded(tensor):
+        shares.append(exponential(tensor))
+        return shares[-1]
+
+    monkeypatch.setattr(torch.Tensor, "exp", recorded)
+    found = fit()
+    assert shares
+    assert all(float(share.min()) > 1e-300 for share in shares)
+    monkeypatch.setattr("randomz.priors.mixture.FARTHEST", math.inf)
+    for ours, exact in zip(found, fit(), strict=True):
+        assert torch.equal(ours, exact)
+    assert any(bool(((share > 0) & (share < 1e-307)).any()) for share in shares)
+
+
 def test_covariances_are_drawn_towards_that_of_all_components():
     z = draw(800).double()
     weights, _, alone = expectation_maximisation(sufficient_statistics(z), 3, config(iterations=0), seed=1)
