@@ -38,7 +38,7 @@ def test_a_stage_lasts_until_the_next_one_starts():
         "what DVC does before": 2.0,
         "a": 3.0,
         "b@c": 2.0,
-        "publish again": 11.0,
+        "publish by the Makefile": 11.0,
     }
 
 
