@@ -37,7 +37,7 @@ from randomz.trainer import build_seeded
 
 STARTED = re.compile(r"^Running stage '(.+)':|^\S+python -m (dvc repro|pipeline\.publish)$")
 BEFORE = "set-up"
-OTHERS = {"dvc repro": "what DVC does before", "pipeline.publish": "publish by the Makefile"}  # what the Makefile itself runs
+OTHERS = {"dvc repro": "what DVC does before", "pipeline.publish": "publish by the Makefile"}
 TRAINING_IMAGES = 60_000  # of MNIST, those held out for validation too
 FEW = 10  # images by which operations are counted
 MANIFOLD_PRODUCTS = 2  # samples with themselves and with the reference images: their distances
