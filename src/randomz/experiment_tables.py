@@ -1,9 +1,10 @@
 """The section of report.md on the experiments: runs with other params than the shipped ones, each for a question."""
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 
 from randomz.claims import Estimate, Tree
-from randomz.figures import Study, best_fitted, interval, percent
+from randomz.figures import RANDOM, Study, best_fitted, interval, percent
 from randomz.markdown import cell, table_of
 
 # One stochastic layer of 40 dimensions, on MNIST that is binarised anew at each step.
@@ -77,6 +78,24 @@ def _without_kl(study: Study, experiment: Tree) -> tuple[list[Row], str]:
     return rows, note
 
 
+def _second_judge(study: Study, experiment: Tree) -> tuple[list[Row], str]:
+    rows: list[Row] = []
+    ratios = []  # of each sampler, by one judge and by the other
+    for name, tree in experiment["models"].items():
+        shipped = study.models.get(name, {"sampling": {}})["sampling"]
+        for sampler in (RANDOM[tree["kind"]], best_fitted(tree)):
+            first = _scores(study.models[name], sampler) if sampler in shipped else {}
+            second = {f"{heading}, second judge": said for heading, said in _scores(tree, sampler).items()}
+            rows.append({"": f"`{name}` {sampler}"} | first | second)
+        both = [sampler for sampler in tree["sampling"] if sampler in shipped]
+        ratios += [[of[sampler]["fd_ratio"]["mean"] for of in (shipped, tree["sampling"])] for sampler in both]
+    pairs = [(one[0] < other[0]) == (one[1] < other[1]) for one, other in combinations(ratios, 2)]
+    said = (
+        f"Both order {sum(pairs)} of the {len(pairs)} pairs of these models' {len(ratios)} samplers alike by FD ratio."
+    )
+    return rows, f"Each judge has a floor of its own. {said}"
+
+
 def _mse(tree: Tree) -> Row:
     return {"mse": cell(tree["reconstruction"]["mse"])}
 
@@ -99,4 +118,5 @@ TABLES: Mapping[str, Callable[[Study, Tree], tuple[list[Row], str]]] = {
     "codebook": _codebook,
     "binarised": _binarised,
     "vae-without-kl": _without_kl,
+    "second-judge": _second_judge,
 }
