@@ -26,13 +26,13 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch_fidelity import metric_fid, metric_kid
 
-from randomz.checkpoint import load_tensors
 from randomz.devices import choose_device
 from randomz.files import write_json
 from randomz.quality.frechet import feature_statistics, frechet_distance
 from randomz.quality.kernel import kernel_distance
 from randomz.quality.manifold import manifold_metrics
 from randomz.seeding import generator
+from randomz.yardstick import load_yardstick
 
 YARDSTICK = Path("artifacts/yardstick.safetensors")
 RESULTS = Path("benchmarks/results")
@@ -65,11 +65,11 @@ def mixture(count: int) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N F"]]:
 
 
 def load_features(path: Path, count: int) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N F"], str]:
-    """As many of the judge's features of training and of test images, or of a made mixture; and where they are from."""
+    """As many of the judge's features of training and reference images, or of a made mixture; and what they are."""
     if path.exists():
-        tensors = load_tensors(path)
-        drawn = torch.randperm(len(tensors["training"]), generator=generator("benchmark draw"))[:count]
-        return tensors["training"][drawn], tensors["test"][:count], "judge: training images against test images"
+        ruler = load_yardstick(path, torch.device("cpu"))
+        drawn = torch.randperm(len(ruler.training), generator=generator("benchmark draw"))[:count]
+        return ruler.training[drawn], ruler.reference[:count], "judge: training images against reference images"
     return *mixture(count), "rectified Gaussian mixture"
 
 

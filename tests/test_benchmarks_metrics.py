@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from benchmarks import metrics
-from benchmarks.metrics import Contest, load_features, main, measure, mixture
-from randomz.checkpoint import save_tensors
+from benchmarks.metrics import Contest, load_features, main, measure
 
 
 @pytest.fixture(autouse=True)
@@ -44,17 +43,16 @@ def test_turns_alternate_after_one_that_is_not_counted():
     assert result["ratio"]["min"] <= result["ratio"]["median"] <= result["ratio"]["max"]
 
 
-def test_features_of_the_yardstick_are_taken_where_it_is(tmp_path):
+def test_features_of_the_yardstick_are_taken_where_it_is(tmp_path, tiny_yardstick):
     path = tmp_path / "yardstick.safetensors"
     _, _, source = load_features(path, 200)
     assert source == "rectified Gaussian mixture"
-    training, test = mixture(300)
-    save_tensors(path, {"training": training, "test": test})
+    tiny_yardstick.save(path)
     samples, reference, source = load_features(path, 200)
     assert source.startswith("judge")
-    assert torch.equal(reference, test[:200])
+    assert torch.equal(reference, tiny_yardstick.reference[:200])
     assert samples.shape == (200, 128)
-    assert all((row == training).all(1).any() for row in samples)
+    assert all((row == tiny_yardstick.training).all(1).any() for row in samples)
     assert torch.equal(load_features(path, 200)[0], samples)
 
 
