@@ -2,7 +2,8 @@
 
 `python -m benchmarks.live [--model vae] [--epochs 14] [--turns 2]`, in a repository after `dvc repro`. The two
 trainings take turns, the stage itself in a folder of its own; processor seconds count every process, the one that logs
-too, and mean something on a machine that has other work as well. Publishing and pages use a store of their own.
+too, and mean something on a machine that has other work as well. As two trainings alike may differ by more than logging
+costs, those of the process that logs are also counted by themselves. Publishing and pages use a store of their own.
 """
 
 import argparse
@@ -48,6 +49,23 @@ from unittest.mock import Mock
 from randomz import live
 live.LiveRuns = lambda *_: nullcontext(Mock())
 """
+COUNTED = """
+import resource
+from pathlib import Path
+from randomz import live
+
+def used():
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return children.ru_utime + children.ru_stime
+
+class Counted(live.LiveRuns):
+    def close(self, status="FINISHED"):
+        before = used()  # seeds have ended
+        super().close(status)
+        Path("logger_seconds").write_text(str(used() - before))
+
+live.LiveRuns = Counted
+"""
 PATIENCE = 120  # seconds
 
 
@@ -81,7 +99,12 @@ def compare_training(folder: Path, model: str, turns: int) -> dict[str, Any]:
     def run(script: str) -> None:
         subprocess.run([sys.executable, "-c", script, model], cwd=folder, env=environment, check=True)  # noqa: S603
 
-    sides = {"without": lambda: run(WITHOUT + LIVE), "live": lambda: run(LIVE)}
+    def run_live() -> None:
+        run(COUNTED + LIVE)
+        loggers.append(float((folder / "logger_seconds").read_text(encoding="utf-8")))
+
+    loggers: list[float] = []
+    sides = {"without": lambda: run(WITHOUT + LIVE), "live": run_live}
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for turn in range(turns):
         for name in sorted(sides, reverse=bool(turn % 2)):
@@ -91,7 +114,9 @@ def compare_training(folder: Path, model: str, turns: int) -> dict[str, Any]:
         values = {name: [each[unit] for each in results] for name, results in measured.items()}
         shares = [live / plain - 1 for live, plain in zip(values["live"], values["without"], strict=True)]
         found[unit] = {name: spread(each) for name, each in values.items()} | {"live_costs": spread(shares)}
-    return found
+    training = found["processor_seconds"]["without"]["median"]
+    logger = {"processor_seconds": spread(loggers), "share": spread([seconds / training for seconds in loggers])}
+    return {"training": found, "logger": logger}
 
 
 def pictures_seconds(model: str, epochs: int, turns: int) -> dict[str, Any]:
@@ -168,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     with tempfile.TemporaryDirectory() as folder:
         small_workspace(Path(folder), epochs)
-        tree["training"] = compare_training(Path(folder), asked.model, asked.turns)
+        tree |= compare_training(Path(folder), asked.model, asked.turns)
         with chdir(folder):
             tree["pictures_seconds"] = pictures_seconds(asked.model, epochs, asked.turns)
     if not asked.no_store:

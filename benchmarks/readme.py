@@ -38,6 +38,9 @@ def live_table(tree: Mapping[str, Any]) -> list[str]:
     for unit, found in tree["training"].items():
         cost = ", ".join(f"{found['live_costs'][key]:.1%}" for key in ("median", "min", "max"))
         lines.append(f"| {unit} | {train.cell(found['without'])} | {train.cell(found['live'])} | {cost} |")
+    alone, share = tree["logger"]["processor_seconds"], tree["logger"]["share"]
+    percent = ", ".join(f"{share[key]:.1%}" for key in ("median", "min", "max"))
+    lines.append(f"| processor_seconds of the process that logs | | {train.cell(alone)} | {percent} |")
     if "publish" in tree:
         publish, again = (f"{tree[name]['seconds']:.1f} s" for name in ("publish", "publish_again"))
         said = f"Publishing into an empty store takes {publish}, again {again}"

@@ -40,6 +40,8 @@ def test_the_two_trainings_take_turns_and_the_cost_is_their_ratio(repository, mo
         assert load_params(cwd / "params.yaml").train.epochs == 3
         ran.append("without" if command[2].startswith(live.WITHOUT) else "live")
         time.sleep(0.02 if ran[-1] == "live" else 0.01)
+        if ran[-1] == "live":
+            (cwd / "logger_seconds").write_text(str(len(ran)))
 
     monkeypatch.setattr(live.subprocess, "run", stage)
     assert live.main(["--model", "vae", "--epochs", "3", "--turns", "2", "--no-store", "--results", "results"]) == 0
@@ -53,6 +55,9 @@ def test_the_two_trainings_take_turns_and_the_cost_is_their_ratio(repository, mo
         assert without > 0
         assert logged > 0
         assert cost == pytest.approx(logged / without - 1)
+    assert tree["logger"]["processor_seconds"]["values"] == [1, 4]  # of the first turn and of the last
+    unlogged = tree["training"]["processor_seconds"]["without"]["median"]
+    assert tree["logger"]["share"]["values"] == pytest.approx([1 / unlogged, 4 / unlogged])
     assert len(tree["pictures_seconds"]["values"]) == 2
     assert not (repository / "artifacts").exists()
 
@@ -67,6 +72,23 @@ def test_a_training_without_live_logging_starts_no_other_process(monkeypatch):
             runs.log(0, {"epoch": 1})
     finally:
         randomz.live.LiveRuns = kept
+
+
+def test_the_process_that_logs_is_counted_by_itself(tmp_path, monkeypatch):
+    def work(seconds):
+        code = f"import time\nwhile time.process_time() < {seconds}: pass"
+        live.subprocess.run([live.sys.executable, "-c", code], check=True)
+
+    class Runs:
+        def close(self, _status):
+            work(0.3)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(randomz.live, "LiveRuns", Runs)
+    work(1.5)  # is no part of it
+    exec(live.COUNTED, {})
+    randomz.live.LiveRuns().close("FINISHED")
+    assert 0.3 <= float((tmp_path / "logger_seconds").read_text()) < 1.5
 
 
 def test_the_pages_are_those_of_make_ui():
