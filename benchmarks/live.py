@@ -1,6 +1,6 @@
 """What MLflow costs: the stage train with and without live logging, publishing all runs, and the start of its pages.
 
-`python -m benchmarks.live [--model vae] [--epochs 14] [--turns 2]`, in a repository after `dvc repro`. The two
+`python -m benchmarks.live [--model vae] [--epochs 13] [--turns 4]`, in a repository after `dvc repro`. The two
 trainings take turns, the stage itself in a folder of its own; processor seconds count every process, the one that logs
 too, and mean something on a machine that has other work as well. As two trainings alike may differ by more than logging
 costs, those of the process that logs are also counted by themselves. Publishing and pages use a store of their own.
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.live", description=__doc__)
     parser.add_argument("--model", default="vae", help="entry of params.yaml (default: vae)")
     parser.add_argument("--epochs", type=int, help="of a training (default: those of params.yaml)")
-    parser.add_argument("--turns", type=int, default=2, help="of both (default: 2)")
+    parser.add_argument("--turns", type=int, default=4, help="of both (default: 4)")
     parser.add_argument("--no-store", action="store_true", help="training alone: neither publish nor pages")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the result (default: {RESULTS})")
     asked = parser.parse_args(arguments)
