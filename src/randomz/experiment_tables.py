@@ -90,10 +90,11 @@ def _second_judge(study: Study, experiment: Tree) -> tuple[list[Row], str]:
         both = [sampler for sampler in tree["sampling"] if sampler in shipped]
         ratios += [[of[sampler]["fd_ratio"]["mean"] for of in (shipped, tree["sampling"])] for sampler in both]
     pairs = [(one[0] < other[0]) == (one[1] < other[1]) for one, other in combinations(ratios, 2)]
-    said = (
-        f"Both order {sum(pairs)} of the {len(pairs)} pairs of these models' {len(ratios)} samplers alike by FD ratio."
-    )
-    return rows, f"Each judge has a floor of its own. {said}"
+    note = "Each judge has a floor of its own."
+    if pairs:
+        alike = f"{sum(pairs)} of the {len(pairs)} pairs of these models' {len(ratios)} samplers"
+        note += f" Both put {alike} into the same order by FD ratio."
+    return rows, note
 
 
 def _mse(tree: Tree) -> Row:
